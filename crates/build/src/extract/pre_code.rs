@@ -1,0 +1,349 @@
+//! Collecting the pre-patch code by which the running program is recognised and its
+//! functions and variables are found.
+
+use std::collections::{BTreeSet, HashMap};
+
+use engraft_module::{
+    PreFunction, PreKind, PreObject, PreRelocation, PreSection, PreSymbol, PreSymbolKind,
+};
+
+use crate::error::BuildError;
+use crate::object::{Binding, ObjectFile, Relocation, SectionKind, SymbolKind, Target};
+use crate::program::Program;
+
+/// Bytes of code that hardly any two functions of a program share.
+const DISTINCTIVE_LENGTH: u64 = 128;
+
+/// A symbol before the change: object, and symbol or place in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Identity {
+    /// A function or variable, or an undefined name that no object of the target defines.
+    Symbol(usize, usize),
+    /// A name that is bound outside the target.
+    Outside(String),
+    /// A section without a name of its own.
+    Section(usize, usize),
+    /// An element of a mergeable section.
+    Element(usize, usize, i64),
+}
+
+/// Pre-patch code of one object of the target (executable or library), as it grows.
+pub(super) struct PreCodeBuilder<'a> {
+    program: &'a Program,
+    code: PreObject,
+    symbols: HashMap<Identity, u32>,
+    sections: HashMap<(usize, usize), u32>,
+}
+
+impl<'a> PreCodeBuilder<'a> {
+    pub(super) fn new(program: &'a Program, name: Option<String>) -> Self {
+        Self {
+            program,
+            code: PreObject {
+                name,
+                ..PreObject::default()
+            },
+            symbols: HashMap::new(),
+            sections: HashMap::new(),
+        }
+    }
+
+    /// Asks for the address of a function or variable; returns its position.
+    pub(super) fn want(&mut self, object: usize, symbol: usize) -> Result<u32, BuildError> {
+        let index = self.symbol(object, symbol)?;
+        self.code.symbols[index as usize].wanted = true;
+        if self.code.symbols[index as usize].kind == PreSymbolKind::Function {
+            self.carry(index, object, symbol)?;
+        }
+        Ok(index)
+    }
+
+    /// Notes that a function is replaced.
+    pub(super) fn replace(
+        &mut self,
+        object: usize,
+        symbol: usize,
+        cold: &[usize],
+    ) -> Result<PreFunction, BuildError> {
+        let file = self.program.before(object)?;
+        let name = &file.symbols[symbol].name;
+        let position = self.program.names()?.position(name, object, symbol);
+        let old_sympos = position.ok_or_else(|| {
+            BuildError::new(format!("function '{name}' of {} is not linked", file.name))
+        })?;
+        let function = PreFunction {
+            old_name: name.clone(),
+            old_sympos,
+            symbol: self.want(object, symbol)?,
+            cold: cold
+                .iter()
+                .map(|part| self.want(object, *part))
+                .collect::<Result<_, _>>()?,
+        };
+        self.code.functions.push(function.clone());
+        Ok(function)
+    }
+
+    /// Adds code that refers to wanted variables which nothing refers to yet, and to functions
+    /// so short that the program may well have others like them.
+    pub(super) fn finish(mut self) -> Result<PreObject, BuildError> {
+        let referred: BTreeSet<u32> = self.list_referred();
+        let missing: Vec<(usize, usize)> = self
+            .symbols
+            .iter()
+            .filter(|(_, index)| {
+                let symbol = &self.code.symbols[**index as usize];
+                let tells_itself =
+                    symbol.kind == PreSymbolKind::Function && symbol.size >= DISTINCTIVE_LENGTH;
+                symbol.wanted && !tells_itself && !referred.contains(index)
+            })
+            .filter_map(|(identity, _)| match identity {
+                Identity::Symbol(object, symbol) => Some((*object, *symbol)),
+                _ => None,
+            })
+            .collect();
+        for (object, symbol) in missing {
+            self.carry_user_of(object, symbol)?;
+        }
+        Ok(self.code)
+    }
+
+    fn list_referred(&self) -> BTreeSet<u32> {
+        let relocations = self.code.sections.iter().flat_map(|s| &s.relocations);
+        relocations.map(|relocation| relocation.symbol).collect()
+    }
+
+    /// The smallest function that refers to a symbol; objects that are in use first.
+    fn carry_user_of(&mut self, object: usize, symbol: usize) -> Result<(), BuildError> {
+        let local = self.program.before(object)?.symbols[symbol].binding == Binding::Local;
+        let mut order: Vec<usize> = vec![object];
+        if !local {
+            let mut others: Vec<usize> = self.sections.keys().map(|(object, _)| *object).collect();
+            others.extend(0..self.program.len());
+            order.extend(others);
+        }
+        let name = self.program.before(object)?.symbols[symbol].name.clone();
+        let mut seen = BTreeSet::new();
+        for candidate in order.into_iter().filter(|object| seen.insert(*object)) {
+            let file = self.program.before(candidate)?;
+            if let Some(section) = find_user(file, candidate == object, symbol, &name)
+                && let Some(function) = file.first_symbol(section)
+            {
+                let index = self.symbol(candidate, function)?;
+                return self.carry(index, candidate, function);
+            }
+        }
+        // Only data refers to it: the running program's symbol table must tell.
+        Ok(())
+    }
+
+    /// The position of a symbol of an object, bound as the linker binds it.
+    fn symbol(&mut self, object: usize, symbol: usize) -> Result<u32, BuildError> {
+        let file = self.program.before(object)?;
+        let named = &file.symbols[symbol];
+        if named.binding != Binding::Local
+            && let Some(definition) = self.program.names()?.global(&named.name)
+        {
+            let (object, symbol) = (definition.object, definition.symbol);
+            let file = self.program.before(object)?;
+            return Ok(self.enter(Identity::Symbol(object, symbol), describe(file, symbol)));
+        }
+        let described = describe(file, symbol);
+        let identity = if named.place.is_some() || named.common {
+            Identity::Symbol(object, symbol)
+        } else {
+            Identity::Outside(named.name.clone())
+        };
+        Ok(self.enter(identity, described))
+    }
+
+    fn enter(&mut self, identity: Identity, symbol: PreSymbol) -> u32 {
+        let next = self.code.symbols.len() as u32;
+        let index = *self.symbols.entry(identity).or_insert(next);
+        if index == next {
+            self.code.symbols.push(symbol);
+        }
+        index
+    }
+
+    /// Takes the section along in which a symbol lies.
+    fn carry(&mut self, index: u32, object: usize, symbol: usize) -> Result<(), BuildError> {
+        // The symbol may be bound to another object's definition.
+        let (object, symbol) = self.origin(object, symbol)?;
+        let file = self.program.before(object)?;
+        let Some((section, offset)) = file.symbols[symbol].place else {
+            return Ok(());
+        };
+        let carried = self.section(object, section)?;
+        self.code.symbols[index as usize].place = carried.map(|section| (section, offset));
+        Ok(())
+    }
+
+    fn origin(&self, object: usize, symbol: usize) -> Result<(usize, usize), BuildError> {
+        let named = &self.program.before(object)?.symbols[symbol];
+        let definition = match named.binding {
+            Binding::Local => None,
+            _ => self.program.names()?.global(&named.name),
+        };
+        Ok(definition.map_or((object, symbol), |d| (d.object, d.symbol)))
+    }
+
+    /// The position of a section that is carried along; `None` for those that cannot be
+    /// compared with a running program.
+    fn section(&mut self, object: usize, section: usize) -> Result<Option<u32>, BuildError> {
+        if let Some(index) = self.sections.get(&(object, section)) {
+            return Ok(Some(*index));
+        }
+        let source = &self.program.before(object)?.sections[section];
+        let kind = match source.kind {
+            SectionKind::Code => PreKind::Code,
+            SectionKind::ReadOnly => PreKind::ReadOnly,
+            _ => return Ok(None),
+        };
+        let index = self.code.sections.len() as u32;
+        self.sections.insert((object, section), index);
+        self.code.sections.push(PreSection {
+            name: source.name.clone(),
+            kind,
+            bytes: source.bytes.clone(),
+            relocations: Vec::new(),
+        });
+        let mut relocations = Vec::new();
+        for relocation in &source.relocations {
+            let (symbol, addend) = self.target(object, relocation)?;
+            relocations.push(PreRelocation {
+                offset: relocation.offset as u32,
+                kind: relocation.kind,
+                symbol,
+                addend,
+            });
+        }
+        self.code.sections[index as usize].relocations = relocations;
+        Ok(Some(index))
+    }
+
+    /// Symbol and addend of a relocation, with what was counted from a section counted from
+    /// the function or variable in it.
+    fn target(&mut self, object: usize, relocation: &Relocation) -> Result<(u32, i64), BuildError> {
+        let file = self.program.before(object)?;
+        let (section, offset) = match file.target(relocation) {
+            Target::Symbol { symbol, .. } => {
+                return Ok((self.symbol(object, symbol)?, relocation.addend));
+            }
+            Target::Place { section, offset } => (section, offset),
+        };
+        let kind = file.sections[section].kind;
+        // What the addend counts beyond the distance: bytes to the end of the instruction.
+        let rest = relocation.addend - relocation.distance;
+        if matches!(kind, SectionKind::Strings | SectionKind::Constants)
+            && let Some(symbol) = self.element(object, section, offset)?
+        {
+            return Ok((symbol, rest));
+        }
+        if let Some((symbol, distance)) = file.symbol_at(section, offset) {
+            let index = self.symbol(object, symbol)?;
+            if kind == SectionKind::ReadOnly {
+                self.carry(index, object, symbol)?;
+            }
+            return Ok((index, distance + rest));
+        }
+        let index = self.enter(
+            Identity::Section(object, section),
+            describe_section(file, section),
+        );
+        if kind == SectionKind::ReadOnly {
+            let carried = self.section(object, section)?;
+            self.code.symbols[index as usize].place = carried.map(|section| (section, 0));
+        }
+        Ok((index, offset + rest))
+    }
+
+    /// A text or constant of a mergeable section, as a section of its own.
+    fn element(
+        &mut self,
+        object: usize,
+        section: usize,
+        offset: i64,
+    ) -> Result<Option<u32>, BuildError> {
+        let file = self.program.before(object)?;
+        let Some(element) = file.element(section, offset) else {
+            return Ok(None);
+        };
+        let strings = file.sections[section].kind == SectionKind::Strings;
+        let mut bytes = element.to_vec();
+        if strings {
+            let width = file.sections[section].entry_size.max(1) as usize;
+            bytes.extend(vec![0; width]);
+        }
+        let described = describe_section(file, section);
+        let known = self.code.symbols.len();
+        let index = self.enter(Identity::Element(object, section, offset), described);
+        if index as usize == known {
+            self.code.symbols[known].place = Some((self.code.sections.len() as u32, 0));
+            self.code.sections.push(PreSection {
+                name: file.sections[section].name.clone(),
+                kind: if strings {
+                    PreKind::Strings
+                } else {
+                    PreKind::ReadOnly
+                },
+                bytes,
+                relocations: Vec::new(),
+            });
+        }
+        Ok(Some(index))
+    }
+}
+
+fn describe(file: &ObjectFile, symbol: usize) -> PreSymbol {
+    let symbol = &file.symbols[symbol];
+    PreSymbol {
+        name: symbol.name.clone(),
+        file: symbol.file.clone(),
+        kind: match symbol.kind {
+            SymbolKind::Function | SymbolKind::Ifunc => PreSymbolKind::Function,
+            SymbolKind::Tls => PreSymbolKind::Tls,
+            _ => PreSymbolKind::Object,
+        },
+        size: symbol.size,
+        place: None,
+        wanted: false,
+    }
+}
+
+fn describe_section(file: &ObjectFile, section: usize) -> PreSymbol {
+    PreSymbol {
+        name: file.sections[section].name.clone(),
+        file: file
+            .symbols
+            .iter()
+            .find(|symbol| symbol.kind == SymbolKind::Other)
+            .map(|symbol| symbol.name.clone()),
+        kind: PreSymbolKind::Section,
+        size: file.sections[section].size,
+        place: None,
+        wanted: false,
+    }
+}
+
+/// The smallest function that refers to a symbol: to the very one in its own object, to one of
+/// its name elsewhere.
+fn find_user(file: &ObjectFile, own: bool, symbol: usize, name: &str) -> Option<usize> {
+    let refers = |relocation: &Relocation| match file.target(relocation) {
+        Target::Place { section, offset } => {
+            own && file.symbol_at(section, offset).map(|found| found.0) == Some(symbol)
+        }
+        Target::Symbol { symbol, .. } => file.symbols[symbol].name == name,
+    };
+    let sections = file.sections.iter().enumerate();
+    let itself = file.symbols.get(symbol).and_then(|symbol| symbol.place);
+    let users = sections.filter(|(index, section)| {
+        section.kind == SectionKind::Code
+            && !(own && itself.is_some_and(|(section, _)| section == *index))
+            && file.first_symbol(*index).is_some()
+            && section.relocations.iter().any(refers)
+    });
+    users
+        .min_by_key(|(_, section)| section.size)
+        .map(|(index, _)| index)
+}

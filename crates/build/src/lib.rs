@@ -1,0 +1,81 @@
+//! From a source change to a patch module.
+//!
+//! The source tree is compiled twice, before and after the change, with the project's own
+//! build command. The objects that make up the target are compared, the changed functions
+//! and what they newly need are extracted, and everything else is bound to the running
+//! program. This crate must not know processes, the livepatch rules, or what is loaded
+//! where: what the running program must look like goes into the module as
+//! [`engraft_module::PreCode`].
+#![forbid(unsafe_code)]
+
+mod assemble;
+mod compare;
+mod compiling;
+mod debug;
+mod error;
+mod extract;
+mod finished;
+mod object;
+mod program;
+mod refuse;
+mod report;
+mod tree;
+mod types;
+
+use std::path::{Path, PathBuf};
+
+pub use compare::{Reason, Trace};
+pub use compiling::{
+    BuildError as CompilingError, Built, BuiltObject, Progress, Side, Step, TreeRequest,
+    build_both, run_as_wrapper,
+};
+pub use error::BuildError;
+pub use extract::Replaced;
+pub use finished::{FinishedRequest, find_both};
+pub use program::ObjectPair;
+pub use refuse::Refusal;
+pub use report::{Ignored, Named, Report};
+pub use tree::{Reject, TreeError};
+
+use assemble::Hooks;
+use program::Program;
+
+/// What to make of two sets of objects.
+#[derive(Clone, Debug)]
+pub struct ModuleRequest<'a> {
+    /// Everything that the target was linked from, in link order.
+    pub objects: Vec<ObjectPair>,
+    /// Name of the library that is patched, `None` for an executable.
+    pub library: Option<String>,
+    /// Hand-written sources with callbacks. What a change needs that would be refused without
+    /// one, a hook declares with `MODULE_INFO(handles, "NAME")`, after [`Refusal::name`].
+    pub hooks: &'a [PathBuf],
+    /// The running executable or library, if the module is to be bound to its build-id.
+    pub made_for: Option<&'a Path>,
+    /// The file to write; its name without extension becomes the module's name.
+    pub output: &'a Path,
+}
+
+/// Compares two sets of objects and writes a cumulative (`replace`) patch module, if anything
+/// differs and everything that does can be followed by a running program.
+///
+/// # Errors
+///
+/// When an object cannot be read, or the module cannot be made.
+pub fn build_module(request: ModuleRequest<'_>) -> Result<Report, BuildError> {
+    let program = Program::new(request.objects)?;
+    let changes = compare::compare_program(&program)?;
+    let hooks = Hooks::compile(request.hooks, request.output)?;
+    let refusals = refuse::find_refusals(&program, &changes)?;
+    let mut report = Report::of_changes(&program, &changes, refusals)?;
+    if let Some(hooks) = &hooks {
+        report.handled = hooks.take_handled(&mut report.refusals)?;
+    }
+    if !report.refusals.is_empty() || changes.iter().all(|c| c.comparison.is_empty()) {
+        return Ok(report);
+    }
+    let extracted = extract::extract(&program, &changes, request.library)?;
+    report.add_extracted(&extracted);
+    assemble::assemble(&extracted, hooks.as_ref(), request.made_for, request.output)?;
+    Ok(report)
+}

@@ -1,0 +1,220 @@
+//! The build command: from patches for a program's source to a patch module.
+
+use std::path::Path;
+
+use engraft_build::{
+    Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress, Reason, Report,
+    Side, Step, TreeRequest, build_both, build_module, find_both,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::arguments::BuildArguments;
+use crate::failure::{Failure, Verdict};
+use crate::output::Output;
+use crate::render::printable;
+
+pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict, Failure> {
+    let work = tempfile::Builder::new()
+        .prefix("engraft-build-")
+        .tempdir()
+        .map_err(|error| Failure::new(format!("create a temporary directory: {error}")))?;
+    let bar = Bar::new(output.json);
+    let (before, after) = match make_objects(arguments, work.path(), &bar)? {
+        Ok(built) => built,
+        Err(error) => {
+            // The logs that the message names are in there.
+            let _ = work.keep();
+            return Err(Failure::new(error.to_string()));
+        }
+    };
+    bar.comparing();
+    let report = build_module(ModuleRequest {
+        objects: ObjectPair::of_builds(&before, &after),
+        library: library_name(&arguments.target),
+        hooks: &arguments.hooks,
+        made_for: arguments.made_for.as_deref(),
+        output: &arguments.output,
+    })
+    .map_err(|error| {
+        let failure = Failure::new(error.to_string());
+        match error.help() {
+            Some(help) => failure.with_help(help),
+            None => failure,
+        }
+    })?;
+    drop(bar);
+    print(&report, arguments, output)
+}
+
+/// The objects of both versions: compiled, or found in finished trees.
+fn make_objects(
+    arguments: &BuildArguments,
+    work: &Path,
+    bar: &Bar,
+) -> Result<Result<(Built, Built), CompilingError>, Failure> {
+    let target = arguments.target.clone();
+    let work = work.to_owned();
+    if let (Some(pre), Some(post)) = (&arguments.pre, &arguments.post) {
+        return Ok(find_both(&FinishedRequest {
+            pre: pre.clone(),
+            post: post.clone(),
+            target,
+            work,
+        }));
+    }
+    let wrapper = std::env::current_exe()
+        .map_err(|error| Failure::new(format!("find the engraft program itself: {error}")))?;
+    let request = TreeRequest {
+        source: arguments.source.clone().unwrap_or_default(),
+        patches: arguments.patches.clone(),
+        strip: arguments.strip,
+        command: arguments.command.clone(),
+        target,
+        work,
+        wrapper,
+    };
+    Ok(build_both(&request, bar))
+}
+
+/// Name of the object in the patch: that of the file, if it is a library.
+fn library_name(target: &Path) -> Option<String> {
+    let name = target.file_name()?.to_string_lossy();
+    (name.ends_with(".so") || name.contains(".so.")).then(|| name.into_owned())
+}
+
+fn print(report: &Report, arguments: &BuildArguments, output: &Output) -> Result<Verdict, Failure> {
+    let written = report.refusals.is_empty() && !report.replaced.is_empty();
+    if output.json {
+        output.object(&json!({
+            "file": written.then(|| arguments.output.to_string_lossy()),
+            "report": report,
+        }));
+    } else {
+        for line in render(report) {
+            output.line(&line);
+        }
+    }
+    if !report.refusals.is_empty() {
+        let mut failure = Failure::new("the change cannot be made in a running program");
+        if !output.json {
+            failure.details = report
+                .refusals
+                .iter()
+                .map(|refusal| printable(&refusal.to_string()).into_owned())
+                .collect();
+        }
+        return Err(failure);
+    }
+    if !output.json {
+        output.line(&if written {
+            format!("{}: patch module", arguments.output.display())
+        } else {
+            "no changes: nothing to do on this build, and no module was written".to_owned()
+        });
+    }
+    Ok(Verdict::Done)
+}
+
+fn render(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut list = |title: &str, entries: Vec<(String, &str, String)>| {
+        if entries.is_empty() {
+            return;
+        }
+        lines.push(format!("{title}:"));
+        let name_width = entries.iter().map(|entry| entry.0.len()).max().unwrap_or(0);
+        let object_width = entries.iter().map(|entry| entry.1.len()).max().unwrap_or(0);
+        for (name, object, reason) in entries {
+            let line = format!("  {name:name_width$}  {object:object_width$}  {reason}");
+            lines.push(printable(line.trim_end()).into_owned());
+        }
+    };
+    let replaced = report.replaced.iter().map(|function| {
+        let name = match function.sympos {
+            0 => function.name.clone(),
+            position => format!("{},{position}", function.name),
+        };
+        (name, &*function.object, explain(&function.reason))
+    });
+    list("replaced", replaced.collect());
+    let named = |names: &'_ [engraft_build::Named]| {
+        names
+            .iter()
+            .map(|named| (named.name.clone(), named.object.clone()))
+            .collect::<Vec<_>>()
+    };
+    for (title, names) in [("new", named(&report.added)), ("gone", named(&report.gone))] {
+        let entries = names
+            .iter()
+            .map(|(name, object)| (name.clone(), &**object, String::new()));
+        list(title, entries.collect());
+    }
+    lines
+}
+
+fn explain(reason: &Reason) -> String {
+    match reason {
+        Reason::Changed => "its code differs".to_owned(),
+        Reason::ColdPart => "the part that was split off differs".to_owned(),
+        Reason::ExceptionTable => "its exception table differs".to_owned(),
+        Reason::Constant(name) => format!("it uses '{name}', a constant that differs"),
+        Reason::Added => "new".to_owned(),
+    }
+}
+
+/// Shows on a terminal what is being compiled.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(quiet: bool) -> Self {
+        let target = if quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    fn comparing(&self) {
+        self.0.set_prefix("comparing");
+        self.0.set_message("");
+        self.0.tick();
+    }
+}
+
+impl Progress for Bar {
+    fn step(&self, step: &Step<'_>) {
+        match step {
+            Step::Preparing => self.0.set_prefix("copying the source"),
+            Step::Building(side) => self.0.set_prefix(name_of(*side)),
+            Step::Compiling {
+                side,
+                objects,
+                source,
+            } => {
+                self.0.set_prefix(format!("{}: {objects}", name_of(*side)));
+                self.0.set_message(source.display().to_string());
+            }
+            Step::LineNumbersGivenUp => self.0.set_message("building with other line numbers"),
+        }
+        self.0.tick();
+    }
+}
+
+fn name_of(side: Side) -> &'static str {
+    match side {
+        Side::Before => "compiling before",
+        Side::After => "compiling after",
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

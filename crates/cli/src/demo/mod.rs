@@ -1,0 +1,193 @@
+//! The demo: a bundled server changes its code under load, patch by patch.
+//!
+//! It uses the engine exactly as the other commands do; the server is an ordinary program
+//! that does not know of it.
+
+mod receipts;
+mod report;
+mod server;
+mod story;
+mod traffic;
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use engraft_engine::LogLine;
+
+use crate::failure::{Failure, Verdict};
+use crate::output::Output;
+use report::Report;
+use server::Server;
+use story::STORY;
+use traffic::Traffic;
+
+/// How long the load runs before the first step, and after each transition.
+const QUIET_TIME: Duration = Duration::from_secs(3);
+
+pub(crate) fn run(output: &Output) -> Result<Verdict, Failure> {
+    let directory = tempfile::Builder::new()
+        .prefix("engraft-demo-")
+        .tempdir()
+        .map_err(|error| Failure::new(format!("cannot create a temporary directory: {error}")))?;
+    say(output, "compiling the server and three fixes for it");
+    server::write_sources(directory.path())
+        .map_err(|error| Failure::new(format!("cannot write the demo's sources: {error}")))?;
+    let program = server::build(directory.path())?;
+    story::compile_fixes(directory.path())?;
+    let server = Server::start(&program)?;
+    let traffic = Traffic::start(server.port())
+        .map_err(|error| Failure::new(format!("cannot start the load generator: {error}")))?;
+    say(
+        output,
+        &format!("server runs as process {}, under load", server.pid()),
+    );
+
+    let mut report = Report::default();
+    let told = tell(directory.path(), &server, &traffic, &mut report, output);
+    let log = engraft_engine::read_log(server.pid());
+    let finished = finish(server, traffic, &mut report);
+    show(output, &report, log.as_deref().unwrap_or_default());
+    finished?;
+    told?;
+    log?;
+    Ok(report.verdict())
+}
+
+/// Plays the steps one after the other.
+fn tell(
+    directory: &Path,
+    server: &Server,
+    traffic: &Traffic,
+    report: &mut Report,
+    output: &Output,
+) -> Result<(), Failure> {
+    run_quietly(server, report)?;
+    for step in &STORY {
+        let outcome = step.play(directory, server, traffic, output.json)?;
+        say(output, &outcome.describe());
+        report.steps.push(outcome);
+        if step.has_transition() {
+            run_quietly(server, report)?;
+        }
+    }
+    Ok(())
+}
+
+fn run_quietly(server: &Server, report: &mut Report) -> Result<(), Failure> {
+    server.take_longest_gap()?;
+    thread::sleep(QUIET_TIME);
+    report.quiet_gap = report.quiet_gap.max(server.take_longest_gap()?);
+    Ok(())
+}
+
+/// Ends load and server. A server that crashed is the worst that can be reported.
+fn finish(server: Server, traffic: Traffic, report: &mut Report) -> Result<(), Failure> {
+    report.counts = traffic.stop();
+    let interrupted_calls = server.interrupted_calls();
+    let status = server
+        .stop()
+        .map_err(|error| Failure::new(format!("the server cannot be waited for: {error}")))?;
+    if !status.success() {
+        return Err(Failure::new(format!(
+            "the server did not survive: {status}"
+        )));
+    }
+    report.interrupted_calls = interrupted_calls?;
+    Ok(())
+}
+
+fn show(output: &Output, report: &Report, log: &[LogLine]) {
+    if output.json {
+        output.object(report);
+        return;
+    }
+    output.heading("\nlivepatch log of the server");
+    for line in log.iter().filter(|line| line.level < crate::log::DEBUG) {
+        output.line(&crate::log::describe(line));
+    }
+    output.heading("\nwhat happened");
+    output.line(&report.describe());
+}
+
+fn say(output: &Output, text: &str) {
+    if !output.json {
+        output.line(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use traffic::Counts;
+
+    /// The server and the load generator agree, and an unpatched server passes all checks.
+    #[test]
+    fn an_unpatched_server_answers_right_and_sees_no_eintr() {
+        let directory = tempfile::tempdir().unwrap();
+        server::write_sources(directory.path()).unwrap();
+        let server = Server::start(&server::build(directory.path()).unwrap()).unwrap();
+        let traffic = Traffic::start(server.port()).unwrap();
+        thread::sleep(Duration::from_millis(1_000));
+        let gap = server.take_longest_gap().unwrap();
+        assert!(
+            gap > Duration::ZERO && gap < Duration::from_secs(1),
+            "{gap:?}"
+        );
+        let mut report = Report::default();
+        finish(server, traffic, &mut report).unwrap();
+        let counts = report.counts;
+        assert!(counts.requests > 500, "{counts:?}");
+        assert_eq!(
+            counts,
+            Counts {
+                requests: counts.requests,
+                ..Counts::default()
+            }
+        );
+        assert_eq!(report.interrupted_calls, 0);
+    }
+
+    #[test]
+    fn the_fixes_compile_and_say_what_the_story_needs() {
+        let directory = tempfile::tempdir().unwrap();
+        server::write_sources(directory.path()).unwrap();
+        let modules = story::compile_fixes(directory.path()).unwrap();
+        let changed = |index: usize| -> Vec<String> {
+            let patch = modules[index].declared_patches().remove(0);
+            let functions = patch
+                .objects
+                .into_iter()
+                .flat_map(|object| object.functions);
+            functions.map(|function| function.old_name).collect()
+        };
+        assert_eq!(changed(0), ["handle_request", "price_order"]);
+        assert_eq!(
+            changed(1),
+            ["handle_request", "price_order", "format_amount"]
+        );
+        assert_eq!(changed(2), ["handle_request", "format_amount"]);
+        let replace = |index: usize| modules[index].declared_patches()[0].replace;
+        assert_eq!([0, 1, 2].map(replace), [false, true, true]);
+    }
+
+    /// The functions that the fixes replace are functions of the server's program.
+    #[test]
+    fn the_compiler_keeps_the_functions_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        server::write_sources(directory.path()).unwrap();
+        let program = server::build(directory.path()).unwrap();
+        let output = std::process::Command::new("nm")
+            .arg(&program)
+            .output()
+            .unwrap();
+        let symbols = String::from_utf8(output.stdout).unwrap();
+        for name in ["handle_request", "price_order", "format_amount"] {
+            let is_function = |line: &str| line.ends_with(&format!(" T {name}"));
+            assert!(
+                symbols.lines().any(is_function),
+                "{name} is not in\n{symbols}"
+            );
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Why a place in the running program is not what a symbol of the pre-patch code stands for.
+
+use engraft_arch::matching::Mismatch;
+use thiserror::Error;
+
+/// A difference between pre-patch code and running program.
+#[derive(Clone, Debug, Error)]
+pub(super) enum Reason {
+    /// An instruction differs.
+    #[error(transparent)]
+    Code(#[from] Mismatch),
+    /// The pre-patch code has a relocation that does not occur in code or constants.
+    #[error(
+        "it has a relocation of type {0}, which cannot be compared; compile without -mcmodel=medium or large"
+    )]
+    UnknownRelocation(u32),
+    /// A reference leads outside what the pre-patch code has.
+    #[error("the pre-patch code refers to what it does not have; build the module again")]
+    Malformed,
+    /// Nothing says where functions start.
+    #[error("neither symbols nor frame descriptions say where the program's functions are")]
+    NoFunctions,
+    /// The address is in no code of the object.
+    #[error("{0:#x} is not in its code")]
+    OutsideCode(u64),
+    /// Memory that the code refers to cannot be read.
+    #[error("it refers to {0:#x}, which cannot be read or understood")]
+    Unreadable(u64),
+    /// A text differs.
+    #[error("it uses the text {expected:?}, where the program at {at:#x} uses {found:?}")]
+    Text {
+        /// As in the pre-patch code.
+        expected: String,
+        /// As in the program.
+        found: String,
+        /// Address of the instruction or constant that refers to it.
+        at: u64,
+    },
+    /// A constant differs.
+    #[error(
+        "constant {name} is {} at offset {offset:#x}, but in the program, at {address:#x}, {}",
+        hex(expected),
+        hex(found)
+    )]
+    Constant {
+        /// Its name, or that of its section.
+        name: String,
+        /// Where they begin to differ.
+        offset: u64,
+        /// Address in the program.
+        address: u64,
+        /// Bytes from there on.
+        expected: Vec<u8>,
+        /// Bytes from there on.
+        found: Vec<u8>,
+    },
+    /// A GOT slot is for another symbol.
+    #[error("it uses '{expected}', where the program uses '{found}' (slot {slot:#x})")]
+    OtherSymbol {
+        /// As in the pre-patch code.
+        expected: String,
+        /// As in the program.
+        found: String,
+        /// Address of the slot.
+        slot: u64,
+    },
+    /// A symbol that the dynamic linker looks up by name is nowhere defined.
+    #[error("it uses '{0}', which no loaded object defines")]
+    Undefined(String),
+    /// The symbol table has the name at another address.
+    #[error("'{name}' would be at {address:#x}, but the symbol table has it at {elsewhere:#x}")]
+    NamedElsewhere {
+        /// The symbol.
+        name: String,
+        /// Address by the match.
+        address: u64,
+        /// Address by the symbol table.
+        elsewhere: u64,
+    },
+    /// The symbol table has another name there.
+    #[error("'{name}' would be at {address:#x}, but what is there is '{found}'")]
+    NamedOtherwise {
+        /// The symbol.
+        name: String,
+        /// Address by the match.
+        address: u64,
+        /// Name by the symbol table.
+        found: String,
+    },
+    /// Two uses of one symbol are of different things.
+    #[error("'{name}' would be {one} at {one_at:#x} and {other} at {other_at:#x}")]
+    Disagreement {
+        /// The symbol.
+        name: String,
+        /// What one use says.
+        one: String,
+        /// Where that is.
+        one_at: u64,
+        /// What the other says.
+        other: String,
+        /// Where that is.
+        other_at: u64,
+    },
+    /// A jump table or a cold part leads into the function at another instruction.
+    #[error(
+        "{at:#x} leads to offset {offset:#x} of '{name}', but in the program to {address:#x}, \
+         which is another instruction"
+    )]
+    Label {
+        /// The function.
+        name: String,
+        /// Offset in the pre-patch code.
+        offset: u64,
+        /// Address in the program.
+        address: u64,
+        /// Where the reference is.
+        at: u64,
+    },
+}
+
+impl Reason {
+    /// How much of the function was the same before it differed, in bytes.
+    pub(super) fn progress(&self) -> u64 {
+        match self {
+            Self::Code(mismatch) => u64::from(mismatch.before_offset),
+            Self::OutsideCode(_) => 0,
+            _ => u64::MAX,
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(" ")
+}

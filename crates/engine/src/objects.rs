@@ -1,0 +1,320 @@
+//! The objects that are mapped in a target: its executable and its libraries.
+
+use std::cell::OnceCell;
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engraft_elf::{
+    Identity, Image, Segment, SymbolFile, SymbolTable, build_id_path, debug_link_paths,
+};
+use engraft_process::{ArenaPlan, Mapping, living_thread};
+use engraft_unwind::{Cfi, ReadMemory, Section};
+use nix::errno::Errno;
+
+use crate::attached::Attached;
+use crate::error::Error;
+use crate::space::Span;
+
+const ELF_MAGIC: u32 = u32::from_le_bytes(*b"\x7fELF");
+
+/// One object as it is mapped.
+pub(crate) struct LoadedObject {
+    /// File name without directories.
+    pub(crate) name: String,
+    /// Path as the target sees it, without a trailing " (deleted)".
+    path: String,
+    /// Where its file can be opened from here.
+    file: PathBuf,
+    inode: u64,
+    pub(crate) is_main: bool,
+    pub(crate) image: Image,
+    symbol_file: OnceCell<Option<SymbolFile>>,
+    symbols: OnceCell<SymbolTable>,
+    cfi: OnceCell<Option<Arc<Cfi>>>,
+}
+
+impl LoadedObject {
+    /// Its call frame information, read once. Static executables have no program header for
+    /// it, but a section in their file.
+    pub(crate) fn cfi(&self, memory: &dyn ReadMemory, maps: &[Mapping]) -> Option<Arc<Cfi>> {
+        let read = || match &self.image.eh_frame_hdr {
+            Some(header) => {
+                let mapping = maps.iter().find(|mapping| mapping.contains(header.start))?;
+                Cfi::read(memory, header.clone(), mapping.start..mapping.end).ok()
+            }
+            None => {
+                let range = self.symbol_file()?.section_in(".eh_frame", &self.image)?;
+                let mut bytes = vec![0; usize::try_from(range.end - range.start).ok()?];
+                memory.read(range.start, &mut bytes).ok()?;
+                Some(Cfi::new(
+                    Section {
+                        address: range.start,
+                        bytes: bytes.into(),
+                    },
+                    None,
+                ))
+            }
+        };
+        self.cfi.get_or_init(|| read().map(Arc::new)).clone()
+    }
+
+    /// Its symbols: from memory, from its file if that is still the one that is mapped, and
+    /// from a separate debug file.
+    pub(crate) fn symbols(&self) -> &SymbolTable {
+        self.symbols
+            .get_or_init(|| SymbolTable::new(&self.name, &self.image, self.symbol_file()))
+    }
+
+    /// Its sections of stubs that lead to other objects, where a file names them.
+    pub(crate) fn plt_sections(&self) -> Vec<Range<u64>> {
+        let Some(file) = self.symbol_file() else {
+            return Vec::new();
+        };
+        let names = file.sections.iter().map(|section| section.name.as_str());
+        names
+            .filter(|name| name.starts_with(".plt") || *name == ".iplt")
+            .filter_map(|name| file.section_in(name, &self.image))
+            .collect()
+    }
+
+    /// Name of the section that an address lies in, where a file says so.
+    pub(crate) fn section_at(&self, address: u64) -> Option<&str> {
+        let offset = address.wrapping_sub(self.image.bias);
+        let mut sections = self.symbol_file()?.sections.iter();
+        let section =
+            sections.find(|section| offset.wrapping_sub(section.address) < section.size)?;
+        Some(&section.name)
+    }
+
+    fn symbol_file(&self) -> Option<&SymbolFile> {
+        self.symbol_file
+            .get_or_init(|| self.find_symbol_file())
+            .as_ref()
+    }
+
+    fn find_symbol_file(&self) -> Option<SymbolFile> {
+        let own = self.read_own_file();
+        if own.as_ref().is_some_and(|file| file.complete) {
+            return own;
+        }
+        let by_id = self.image.build_id.as_ref().map(build_id_path);
+        let link = own.as_ref().and_then(|file| file.debug_link.as_ref());
+        let by_link = link.map(|link| debug_link_paths(Path::new(&self.path), link));
+        by_id
+            .into_iter()
+            .chain(by_link.into_iter().flatten())
+            .find_map(|path| self.read_matching(&path))
+            .or(own)
+    }
+
+    /// Bytes of its file that are mapped at an address, if it is still the one that is mapped.
+    pub(crate) fn bytes_in_file(&self, segment: &Segment, address: u64) -> Option<Vec<u8>> {
+        let file = fs::File::open(&self.file).ok()?;
+        if file.metadata().ok()?.ino() != self.inode {
+            return None;
+        }
+        let mut bytes = vec![0; ArenaPlan::CODE_ROOM];
+        let offset = segment.file_offset + address.checked_sub(segment.address)?;
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
+
+    /// The file itself describes the image if it is the mapped inode, build-id or not.
+    fn read_own_file(&self) -> Option<SymbolFile> {
+        let same = fs::metadata(&self.file).is_ok_and(|meta| meta.ino() == self.inode);
+        if !same {
+            return self.read_matching(&self.file);
+        }
+        SymbolFile::parse(&fs::read(&self.file).ok()?).ok()
+    }
+
+    fn read_matching(&self, path: &Path) -> Option<SymbolFile> {
+        let file = SymbolFile::parse(&fs::read(path).ok()?).ok()?;
+        matches!(file.compare(&self.image), Identity::Same).then_some(file)
+    }
+
+    /// The addresses from the first segment to the last.
+    pub(crate) fn span(&self) -> Span {
+        let start = self
+            .image
+            .segments
+            .iter()
+            .map(|s| s.address)
+            .min()
+            .unwrap_or(0);
+        let end = self
+            .image
+            .segments
+            .iter()
+            .map(|s| s.address + s.size)
+            .max()
+            .unwrap_or(0);
+        Span {
+            start,
+            size: end - start,
+        }
+    }
+
+    /// Whether a patch's object name means this object: its file name, its soname, or either
+    /// without `.so` and what follows, `-` and `_` being the same there, as for modules.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        let stem = |text: &str| text.split(".so").next().unwrap_or(text).replace('-', "_");
+        let own = [Some(self.name.as_str()), self.image.soname.as_deref()];
+        own.into_iter()
+            .flatten()
+            .any(|own| own == name || stem(own) == stem(name))
+    }
+}
+
+/// All objects of a target.
+pub(crate) struct Objects {
+    list: Vec<LoadedObject>,
+}
+
+impl Objects {
+    /// Finds the objects by their mappings. What cannot be read as an object is left out: it
+    /// is then unknown code to the unwinder and has no symbols.
+    pub(crate) fn read(process: &Attached, maps: &[Mapping]) -> Result<Self, Error> {
+        let main_headers = read_auxv(process.pid, AT_PHDR);
+        let mut list = Vec::new();
+        for mapping in maps
+            .iter()
+            .filter(|mapping| mapping.read && may_start_object(mapping))
+        {
+            if process.memory.read::<u32>(mapping.start).ok() != Some(ELF_MAGIC) {
+                continue;
+            }
+            let Ok(image) = Image::from_memory(&process.memory, mapping.start) else {
+                continue;
+            };
+            let is_main = main_headers.is_some_and(|address| image.contains(address));
+            let path = mapping
+                .path
+                .strip_suffix(" (deleted)")
+                .unwrap_or(&mapping.path)
+                .to_owned();
+            let file = if is_main {
+                PathBuf::from(format!("/proc/{}/exe", living_thread(process.pid)))
+            } else {
+                locate_file(process.pid, mapping)
+            };
+            list.push(LoadedObject {
+                name: path.rsplit('/').next().unwrap_or(&path).to_owned(),
+                path,
+                file,
+                inode: mapping.inode,
+                is_main,
+                image,
+                symbol_file: OnceCell::new(),
+                symbols: OnceCell::new(),
+                cfi: OnceCell::new(),
+            });
+        }
+        if !list.iter().any(|object| object.is_main) {
+            return Err(Error::other(
+                "look at the target's objects",
+                Errno::ENOEXEC,
+                "its main executable cannot be found in memory",
+            ));
+        }
+        Ok(Self { list })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LoadedObject> {
+        self.list.iter()
+    }
+
+    pub(crate) fn main(&self) -> &LoadedObject {
+        // `read` refuses a list without it.
+        self.list
+            .iter()
+            .find(|object| object.is_main)
+            .unwrap_or(&self.list[0])
+    }
+
+    /// The object that a patch calls `name` (`None`: the main executable). A library that is
+    /// not loaded is no error: it may come yet.
+    ///
+    /// # Errors
+    ///
+    /// When several objects go by that name, or it is that of the main executable, which
+    /// will never come.
+    pub(crate) fn find(&self, name: Option<&str>) -> Result<Option<&LoadedObject>, Error> {
+        let Some(name) = name else {
+            return Ok(Some(self.main()));
+        };
+        let mut found = self
+            .list
+            .iter()
+            .filter(|object| !object.is_main && object.is_called(name));
+        let first = found.next();
+        if let (Some(first), Some(second)) = (first, found.next()) {
+            let message = format!("both {} and {} go by that name", first.path, second.path);
+            return Err(
+                Error::other(format!("find object '{name}'"), Errno::EINVAL, message)
+                    .with_help("use the file name or soname with its version"),
+            );
+        }
+        if first.is_none() && (name == "vmlinux" || name == self.main().name) {
+            let message = "this is the main executable, which is patched under no name";
+            return Err(
+                Error::other(format!("find object '{name}'"), Errno::EINVAL, message)
+                    .with_help("leave klp_object.name NULL"),
+            );
+        }
+        Ok(first)
+    }
+
+    pub(crate) fn containing(&self, address: u64) -> Option<&LoadedObject> {
+        self.list
+            .iter()
+            .find(|object| object.image.contains(address))
+    }
+
+    /// Name of what lies at an address, for people: `function+0x10 (object)`.
+    pub(crate) fn describe(&self, address: u64) -> Option<String> {
+        let object = self.containing(address)?;
+        Some(match object.symbols().containing(address) {
+            Some((symbol, offset)) => format!("{}+{offset:#x} ({})", symbol.name, object.name),
+            None => {
+                let offset = address.wrapping_sub(object.image.bias);
+                format!("{offset:#x} ({})", object.name)
+            }
+        })
+    }
+}
+
+fn may_start_object(mapping: &Mapping) -> bool {
+    (mapping.inode != 0 && mapping.offset == 0 && !mapping.path.starts_with("/memfd:engraft"))
+        || mapping.path == "[vdso]"
+}
+
+/// /proc/PID/map_files reaches the mapped file even if it was deleted or lies in another
+/// mount namespace, but needs privileges; the path does not.
+fn locate_file(pid: i32, mapping: &Mapping) -> PathBuf {
+    let pid = living_thread(pid);
+    let exact = format!(
+        "/proc/{pid}/map_files/{:x}-{:x}",
+        mapping.start, mapping.end
+    );
+    if fs::metadata(&exact).is_ok() {
+        return exact.into();
+    }
+    format!("/proc/{pid}/root{}", mapping.path).into()
+}
+
+const AT_PHDR: u64 = 3;
+
+/// One entry of the auxiliary vector (getauxval(3)).
+pub(crate) fn read_auxv(pid: i32, wanted: u64) -> Option<u64> {
+    let bytes = fs::read(format!("/proc/{}/auxv", living_thread(pid))).ok()?;
+    let (pairs, _) = bytes.as_chunks::<16>();
+    pairs.iter().find_map(|pair| {
+        let (words, _) = pair.as_chunks::<8>();
+        let [key, value] = [words.first()?, words.get(1)?].map(|word| u64::from_le_bytes(*word));
+        (key == wanted).then_some(value)
+    })
+}

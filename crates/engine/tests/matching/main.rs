@@ -1,0 +1,16 @@
+//! Modules that carry pre-patch code: it is found in real programs, stripped or not, and what
+//! differs is refused.
+#![allow(missing_docs)]
+
+mod bindings;
+mod equal;
+mod hostile;
+mod library;
+mod parts;
+mod pre_code;
+mod programs;
+mod refused;
+mod speed;
+#[path = "../support/mod.rs"]
+mod support;
+mod variants;

@@ -1,0 +1,13 @@
+//! The livepatch rules on real processes: what only a process can show.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod force;
+mod objects;
+mod order;
+mod parameters;
+mod refusals;
+mod replace;
+mod scene;
+mod states;
