@@ -73,6 +73,9 @@ fn check(fixture: &Fixture, flags: &str, strip: bool) {
         fixture.compile(&object, flags, unit, false, false);
         link.arg(object);
     }
+    if flags.contains("-fno-pie") {
+        link.arg("-no-pie");
+    }
     run(link.arg("-pthread").arg("-o").arg(&path));
     if strip {
         run(Command::new("strip").arg(&path));

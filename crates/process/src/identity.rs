@@ -1,12 +1,19 @@
 //! Who a process is, and what its threads are doing, from /proc.
 
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
 
 use crate::error::{Error, Kind};
 
 const CAP_SYS_PTRACE: u32 = 19;
+
+/// How long a process may have only threads that are just ending or changing their number.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Facts about a process that decide whether it can be worked on.
 #[derive(Debug, Clone)]
@@ -52,16 +59,13 @@ impl Identity {
         if has_ended(pid) {
             return Err(fail(Kind::Gone));
         }
-        let link = fs::read_link(format!("/proc/{}/exe", living_thread(pid))).map_err(|error| {
-            fail(match error.kind() {
-                std::io::ErrorKind::PermissionDenied => explain_permission(pid),
-                _ if is_kernel_thread(pid) => {
-                    Kind::NotPermitted("it is a thread of the kernel; choose a program".into())
-                }
-                _ => Kind::Gone,
-            })
-        })?;
-        check_machine(pid).map_err(fail)?;
+        if is_kernel_thread(pid) {
+            let why = "it is a thread of the kernel; choose a program";
+            return Err(fail(Kind::NotPermitted(why.into())));
+        }
+        let link = access_shared(pid, "exe", |path| fs::read_link(path)).map_err(fail)?;
+        let file = access_shared(pid, "exe", |path| fs::File::open(path)).map_err(fail)?;
+        check_machine(file).map_err(fail)?;
         let text = link.to_string_lossy();
         Ok(Self {
             pid,
@@ -83,12 +87,10 @@ impl Identity {
     }
 }
 
-fn check_machine(pid: i32) -> Result<(), Kind> {
-    use std::io::Read;
+fn check_machine(mut executable: fs::File) -> Result<(), Kind> {
     let mut header = [0u8; 20];
-    let mut file = fs::File::open(format!("/proc/{}/exe", living_thread(pid)))
-        .map_err(|_| explain_permission(pid))?;
-    file.read_exact(&mut header)
+    executable
+        .read_exact(&mut header)
         .map_err(|error| Kind::WrongMachine(format!("unreadable executable: {error}")))?;
     match (
         &header[..4],
@@ -106,10 +108,41 @@ fn check_machine(pid: i32) -> Result<(), Kind> {
     }
 }
 
+/// Accesses a file of /proc that shows what the threads of a process share. A thread through
+/// which it is done may end meanwhile, or take over the number of the leader in execve(2): then
+/// another one is chosen.
+///
+/// [`Kind::Gone`], [`Kind::NotPermitted`] and [`Kind::System`].
+pub(crate) fn access_shared<T>(
+    pid: i32,
+    name: &str,
+    access: impl Fn(&str) -> io::Result<T>,
+) -> Result<T, Kind> {
+    let deadline = Instant::now() + CHANGE_PATIENCE;
+    loop {
+        let thread = living_thread(pid);
+        let error = match access(&format!("/proc/{thread}/{name}")) {
+            Ok(result) => return Ok(result),
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            // The kernel also says so of a thread that has just ended.
+            Some(libc::EACCES | libc::EPERM) if is_alive(pid, thread) => {
+                return Err(explain_permission(pid));
+            }
+            None | Some(libc::EACCES | libc::EPERM | libc::ENOENT | libc::ESRCH) => {}
+            Some(errno) => return Err(Kind::System(Errno::from_raw(errno))),
+        }
+        if has_ended(pid) || Instant::now() > deadline {
+            return Err(Kind::Gone);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Whether every thread of a process has ended.
 fn has_ended(pid: i32) -> bool {
-    let stat = read_thread_stat(pid, living_thread(pid));
-    stat.is_none_or(|stat| matches!(stat.state, 'Z' | 'X'))
+    !is_alive(pid, living_thread(pid))
 }
 
 /// Whether a process is being killed: its threads have still to notice.
@@ -303,13 +336,15 @@ pub fn count_threads(pid: i32) -> Option<usize> {
 /// another one where the leader has ended before the rest (`/proc/TID` works for any thread).
 #[must_use]
 pub fn living_thread(pid: i32) -> i32 {
-    let lives =
-        |tid: i32| read_thread_stat(pid, tid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'));
-    if lives(pid) {
+    if is_alive(pid, pid) {
         return pid;
     }
-    let others = list_threads(pid);
-    others.into_iter().find(|tid| lives(*tid)).unwrap_or(pid)
+    let mut others = list_threads(pid).into_iter();
+    others.find(|tid| is_alive(pid, *tid)).unwrap_or(pid)
+}
+
+fn is_alive(pid: i32, tid: i32) -> bool {
+    read_thread_stat(pid, tid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// The threads of a process, as one listing of /proc/PID/task gives them.
@@ -329,7 +364,7 @@ pub fn list_threads(pid: i32) -> Vec<i32> {
 /// # Errors
 ///
 /// Those of listing /proc.
-pub fn find_by_executable(path: &Path) -> std::io::Result<Vec<i32>> {
+pub fn find_by_executable(path: &Path) -> io::Result<Vec<i32>> {
     let wanted = fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
     let absolute = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let mut found = Vec::new();

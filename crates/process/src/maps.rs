@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Kind};
-use crate::identity::{explain_permission, living_thread};
+use crate::error::Error;
+use crate::identity::access_shared;
 
 /// One line of /proc/PID/maps (proc_pid_maps(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,21 +77,18 @@ impl Mapping {
 ///
 /// # Errors
 ///
-/// [`Kind::Gone`], or [`Kind::NotPermitted`] when the kernel hides them.
+/// [`Kind::Gone`](crate::Kind::Gone), or [`Kind::NotPermitted`](crate::Kind::NotPermitted)
+/// when the kernel hides them.
 pub fn read_maps(pid: i32) -> Result<Vec<Mapping>, Error> {
-    let text =
-        std::fs::read_to_string(format!("/proc/{}/maps", living_thread(pid))).map_err(|error| {
-            let kind = match error.raw_os_error() {
-                Some(libc::EACCES | libc::EPERM) => explain_permission(pid),
-                _ => Kind::Gone,
-            };
-            Error::new(pid, "list mappings", kind)
-        })?;
-    let maps: Vec<Mapping> = text.lines().filter_map(Mapping::parse).collect();
-    if maps.is_empty() {
-        return Err(Error::new(pid, "list mappings", Kind::Gone)); // it is exiting
-    }
-    Ok(maps)
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(path)?;
+        let maps: Vec<Mapping> = text.lines().filter_map(Mapping::parse).collect();
+        if maps.is_empty() {
+            return Err(std::io::ErrorKind::NotFound.into()); // the thread is ending
+        }
+        Ok(maps)
+    };
+    access_shared(pid, "maps", read).map_err(|kind| Error::new(pid, "list mappings", kind))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use engraft_elf::{ReadMemory, Unreadable};
 use nix::errno::Errno;
 
 use crate::error::{Error, Kind};
-use crate::identity::{is_being_killed, living_thread};
+use crate::identity::{access_shared, is_being_killed};
 use crate::maps::read_maps;
 use crate::pod::{Pod, bytes_of, bytes_of_mut};
 use crate::sys;
@@ -32,16 +32,9 @@ impl Memory {
     ///
     /// [`Kind::Gone`] and [`Kind::NotPermitted`].
     pub fn open(pid: i32) -> Result<Self, Error> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/{}/mem", living_thread(pid)))
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::EACCES | libc::EPERM) => {
-                    Error::new(pid, "open memory", crate::identity::explain_permission(pid))
-                }
-                _ => Error::new(pid, "open memory", Kind::Gone),
-            })?;
+        let open = |path: &str| OpenOptions::new().read(true).write(true).open(path);
+        let file =
+            access_shared(pid, "mem", open).map_err(|kind| Error::new(pid, "open memory", kind))?;
         Ok(Self { pid, file })
     }
 
