@@ -56,7 +56,9 @@ pub struct Symbol {
     /// programs do not bind to it.
     pub hidden_version: bool,
     /// Absolute address in an [`crate::Image`] or [`crate::SymbolTable`], link-time address
-    /// in a [`crate::SymbolFile`]; an offset for [`SymbolKind::Tls`].
+    /// in a [`crate::SymbolFile`]; an offset for [`SymbolKind::Tls`]. Of a function that is not
+    /// defined: the entry in the procedure linkage table that stands for it in comparisons
+    /// (psABI, "Function Addresses"), or 0.
     pub address: u64,
     /// `st_size` in bytes, 0 when unknown.
     pub size: u64,
@@ -106,7 +108,8 @@ impl Symbol {
 
     /// Moves a link-time address by the load bias.
     pub(crate) fn relocate(&mut self, bias: u64) {
-        if self.defined && !self.absolute && self.kind != SymbolKind::Tls {
+        let placed = self.defined || self.address != 0;
+        if placed && !self.absolute && self.kind != SymbolKind::Tls {
             self.address = self.address.wrapping_add(bias);
         }
     }

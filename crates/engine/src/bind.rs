@@ -47,6 +47,9 @@ impl Binder<'_> {
         if !main.symbols().lookup(&reference.name).is_empty() {
             return self.resolve_in(main, reference);
         }
+        if let Some(address) = find_stand_in(main, &reference.name) {
+            return Ok(Resolved::Address(address));
+        }
         for object in link_order(self.objects) {
             if let Some(symbol) = find_exported(object, &reference.name) {
                 return self.value_of(object, symbol);
@@ -99,9 +102,9 @@ impl Binder<'_> {
     }
 }
 
-/// Where a thread-local variable, `offset` bytes into its object's block, is: at a distance from the thread pointer where that is
-/// known, else where the dynamic linker says. Both are read from places that the dynamic
-/// linker has filled in for the library's own accesses.
+/// Where a thread-local variable, `offset` bytes into its object's block, is: at a distance from
+/// the thread pointer where that is known, else where the dynamic linker says. Both are read from
+/// places that the dynamic linker has filled in for the library's own accesses.
 pub(crate) fn locate_thread_local(
     process: &Attached,
     objects: &Objects,
@@ -195,6 +198,19 @@ pub(crate) fn link_order(objects: &Objects) -> Vec<&LoadedObject> {
         }
     }
     order
+}
+
+/// What a library's function is to a program that takes its address without PIE: an entry of the
+/// program's own procedure linkage table (psABI, "Function Addresses").
+fn find_stand_in(main: &LoadedObject, name: &str) -> Option<u64> {
+    let mut symbols = main.image.dynamic_symbols.iter();
+    let stands_in = |symbol: &&Symbol| {
+        !symbol.defined
+            && symbol.kind == SymbolKind::Function
+            && symbol.address != 0
+            && &*symbol.name == name
+    };
+    symbols.find(stands_in).map(|symbol| symbol.address)
 }
 
 /// The symbol of that name that an object exports, of the version for new programs.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::relocation::SlotKind;
-use crate::{Contents, Definition, PatchModule, Region, Relocation, RelocationKind, SymbolKind};
+use crate::{
+    Contents, Definition, PatchModule, Region, Relocation, RelocationKind, Symbol, SymbolKind,
+};
 
 /// Length of a stub: `jmp *slot(%rip)` and two bytes of padding.
 pub(crate) const STUB_SIZE: u64 = 8;
@@ -145,9 +147,7 @@ impl Layout {
     fn place_stubs(&mut self, module: &PatchModule) {
         self.stubs_start = self.text.take(0, STUB_SIZE);
         for relocation in &module.relocations {
-            let symbol = &module.symbols[relocation.symbol];
-            let foreign = matches!(symbol.definition, Definition::Undefined(_))
-                || symbol.kind == SymbolKind::Ifunc;
+            let foreign = is_foreign(&module.symbols[relocation.symbol]);
             if foreign && relocation.call && !self.stubs.contains_key(&relocation.symbol) {
                 let offset = self.text.take(STUB_SIZE, STUB_SIZE);
                 self.stubs.insert(relocation.symbol, offset);
@@ -164,8 +164,11 @@ impl Layout {
 
     fn place_slots(&mut self, module: &PatchModule) {
         for relocation in &module.relocations {
+            let symbol = &module.symbols[relocation.symbol];
             if let Some(kind) = relocation.kind.slot() {
                 self.add_slot(relocation.symbol, kind);
+            } else if relocation.address_only && is_foreign(symbol) {
+                self.add_slot(relocation.symbol, SlotKind::Address);
             }
         }
     }
@@ -175,6 +178,11 @@ impl Layout {
         let place = || read_only.take(kind.size(), kind.size());
         self.slots.entry((symbol, kind)).or_insert_with(place);
     }
+}
+
+/// Whether a symbol may lie anywhere.
+fn is_foreign(symbol: &Symbol) -> bool {
+    matches!(symbol.definition, Definition::Undefined(_)) || symbol.kind == SymbolKind::Ifunc
 }
 
 /// Name of the section with unwind information.

@@ -17,6 +17,9 @@ pub struct Relocation {
     pub addend: i64,
     /// The field is the target of a call or jump: a stub may stand in for the symbol.
     pub call: bool,
+    /// The field is that of an instruction that only computes the symbol's address: a load from
+    /// a slot may stand in for it.
+    pub address_only: bool,
 }
 
 /// How a relocated field is computed.

@@ -99,6 +99,23 @@ fn runs_near_what_it_calls_even_without_pic() {
 }
 
 #[test]
+fn takes_addresses_that_are_out_of_reach() {
+    let text =
+        "extern int outside_value;\nint *address_of_value(void) { return &outside_value; }\n";
+    let module = build_text(text, "c", &["-fPIE"]).unwrap();
+    assert!(module.relocations.iter().any(|place| place.address_only));
+    let near = OUTSIDE_VALUE.as_ptr() as usize;
+    for (hint, is_near) in [(0, false), (near, true)] {
+        let loaded = Loaded::load(&module, hint, &surroundings()).unwrap();
+        let distance = loaded.linked.placement.text.abs_diff(near as u64);
+        assert_eq!(distance < 1 << 31, is_near);
+        // SAFETY: the type is that of the text above.
+        let address = unsafe { loaded.function::<extern "C" fn() -> u64>("address_of_value")() };
+        assert_eq!(address, near as u64);
+    }
+}
+
+#[test]
 fn refuses_data_out_of_reach() {
     let module = build("calls.c", &["-fPIE"]);
     let error = match Loaded::load(&module, 0, &surroundings()) {

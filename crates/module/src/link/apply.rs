@@ -184,6 +184,7 @@ impl Linker<'_> {
                 self.clear_field(relocation);
                 Ok(())
             }
+            _ if relocation.address_only => self.apply_address_only(relocation, value),
             _ => self.apply_address(relocation, value),
         }
     }
@@ -265,6 +266,27 @@ impl Linker<'_> {
             }
             (None, _) => Err(FaultKind::IfuncAddress),
         }
+    }
+
+    /// `lea symbol(%rip), register` becomes `mov slot(%rip), register` where the symbol is out of
+    /// reach: the linker's relaxation (psABI, "Optimize GOTPCRELX relocations") the other way.
+    fn apply_address_only(
+        &mut self,
+        relocation: &Relocation,
+        value: Value,
+    ) -> Result<(), FaultKind> {
+        const LOAD: u8 = 0x8b;
+        let direct = self.apply_address(relocation, value);
+        let slot = (relocation.symbol, SlotKind::Address);
+        let slot = self.layout.slots.get(&slot);
+        let (Err(_), Some(slot)) = (&direct, slot) else {
+            return direct;
+        };
+        let target = (self.placement.read_only + slot).wrapping_add_signed(relocation.addend);
+        self.write_distance(relocation, target)?;
+        let (region, field) = self.field(relocation);
+        write(self.applied.region(region), field - 2, &[LOAD]);
+        Ok(())
     }
 
     fn apply_address(&mut self, relocation: &Relocation, value: Value) -> Result<(), FaultKind> {

@@ -126,16 +126,17 @@ fn read_relocation(
     if symbol.definition == Definition::Dropped {
         return Err(fail(FaultKind::Dropped));
     }
+    let addend = entry.r_addend.get(LE);
+    let distance_in_code =
+        kind == RelocationKind::Relative32 && section.region == crate::Region::Text;
     Ok(Relocation {
         section: position,
         offset,
         kind,
         symbol: symbol_index(entry),
-        addend: entry.r_addend.get(LE),
-        call: call
-            || kind == RelocationKind::Relative32
-                && section.region == crate::Region::Text
-                && is_branch(code, offset as usize),
+        addend,
+        call: call || distance_in_code && is_branch(code, offset as usize),
+        address_only: distance_in_code && addend == -4 && is_lea(&code[..offset as usize]),
     })
 }
 
@@ -143,6 +144,15 @@ fn read_relocation(
 /// branches as plain distances.
 fn is_branch(code: &[u8], offset: usize) -> bool {
     matches!(code[..offset], [.., 0x0f, 0x80..=0x8f] | [.., 0xe8 | 0xe9])
+}
+
+/// Whether `lea distance(%rip), register` with 64 bits begins at the end of `code`. After an EVEX
+/// prefix the same bytes are the end of another instruction.
+fn is_lea(code: &[u8]) -> bool {
+    let [before @ .., rex, 0x8d, operands] = code else {
+        return false;
+    };
+    rex & 0xf8 == 0x48 && operands & 0xc7 == 0x05 && !matches!(before, [.., 0x62, _, _])
 }
 
 fn check_thread_local(
