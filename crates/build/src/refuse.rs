@@ -167,6 +167,10 @@ fn explain_variable(variable: &VariableChange) -> (String, &'static str) {
             BY_CALLBACK,
         ),
         VariableDifference::InitialValue => ("its initial value changes".to_owned(), BY_CALLBACK),
+        VariableDifference::Label => (
+            "it holds the address of a label in a function that changes".to_owned(),
+            "keep addresses of labels in a table of nothing else",
+        ),
         VariableDifference::NewThreadLocal => (
             "it is a new thread-local variable, which running threads have no room for".to_owned(),
             "keep it in a shadow variable (klp_shadow_get_or_alloc)",

@@ -119,6 +119,7 @@ fixtures! {
     inlined_callee: "inlined_callee.c";
     jump_table: "jump_table.c";
     jump_table_variants: "jump_table_variants.c";
+    label_table: "label_table.c";
     layout_bit_field: "layout_bit_field.c";
     layout_class: "layout_class.cc";
     layout_handled: "layout_handled.c";

@@ -1,6 +1,7 @@
 //! What differs between two versions of one object.
 
 mod blocks;
+mod following;
 mod lines;
 mod numbered;
 mod pairs;
@@ -16,7 +17,7 @@ pub use lines::Trace;
 pub(crate) use pairs::Pairs;
 pub(crate) use program::{ObjectChange, compare_program};
 
-use crate::object::{ObjectFile, SectionKind, SymbolKind, Target};
+use crate::object::{ObjectFile, SectionKind, SymbolKind};
 use sameness::Sameness;
 
 /// Why a function is in the patch.
@@ -48,7 +49,7 @@ pub(crate) struct Comparison {
     pub gone: Vec<String>,
     /// Variables whose size or initial value differs, and new thread-local ones.
     pub variables: Vec<VariableChange>,
-    /// Named constants that differ.
+    /// Named constants that differ, and tables of labels in functions that differ.
     pub constants: Vec<usize>,
     /// Names that stand for another function than before.
     pub moved: Vec<String>,
@@ -76,6 +77,8 @@ pub(crate) enum VariableDifference {
     Size(u64, u64),
     /// Its initial value.
     InitialValue,
+    /// Not itself, but code that it holds an address in the middle of.
+    Label,
     /// It is thread-local and new.
     NewThreadLocal,
 }
@@ -141,8 +144,7 @@ fn compare(before: &ObjectFile, after: &ObjectFile, compilation: Compilation<'_>
     }
     comparison.ignored = sameness.into_traces();
     comparison.gone = list_gone(before, &pairs);
-    comparison.follow_constants(after);
-    comparison.join_cold_parts(after);
+    comparison.follow_changes(after);
     comparison
 }
 
@@ -155,56 +157,6 @@ impl Comparison {
             && self.constants.is_empty()
             && self.moved.is_empty()
             && self.others.is_empty()
-    }
-
-    /// Code that refers to a changed constant must refer to the new one. So must constants.
-    fn follow_constants(&mut self, after: &ObjectFile) {
-        let mut next = 0;
-        while let Some(&constant) = self.constants.get(next) {
-            next += 1;
-            let name = after.title(constant).to_owned();
-            for (index, section) in after.sections.iter().enumerate() {
-                let refers = section.relocations.iter().any(|relocation| {
-                    matches!(after.target(relocation),
-                        Target::Place { section, .. } if section == constant)
-                });
-                if !refers || self.pairs.section(index).is_none() {
-                    continue;
-                }
-                match section.kind {
-                    SectionKind::Code => {
-                        let reason = Reason::Constant(name.clone());
-                        self.changed.entry(index).or_insert(reason);
-                    }
-                    SectionKind::ReadOnly | SectionKind::RelocatedReadOnly => {
-                        if !self.constants.contains(&index) {
-                            self.constants.push(index);
-                        }
-                    }
-                    // The variable keeps pointing to the old constant.
-                    _ => self.variables.push(VariableChange {
-                        name: after.title(index).to_owned(),
-                        what: VariableDifference::InitialValue,
-                    }),
-                }
-            }
-        }
-    }
-
-    /// A function and the part that was split off go together.
-    fn join_cold_parts(&mut self, after: &ObjectFile) {
-        for index in 0..after.sections.len() {
-            let Some(hot) = hot_part(after, index) else {
-                continue;
-            };
-            if self.changed.contains_key(&hot) {
-                self.changed.entry(index).or_insert(Reason::Changed);
-            } else if self.pairs.section(hot).is_some()
-                && (self.changed.contains_key(&index) || self.added.contains(&index))
-            {
-                self.changed.insert(hot, Reason::ColdPart);
-            }
-        }
     }
 }
 

@@ -219,7 +219,7 @@ impl<'a> Selection<'a> {
                         "give the variables of that name different names in both versions",
                     );
                 }
-                if is_exception_reference(title) {
+                if is_exception_reference(title) || comparison.constants.contains(&target) {
                     self.add(object, target, None);
                 } else if !paired && kind == SectionKind::Tls {
                     return refuse(
