@@ -48,11 +48,7 @@ pub(crate) fn require_features(process: &Attached) -> Result<(), Error> {
         return Err(Error::other(context(), Errno::EOPNOTSUPP, message)
             .with_help("use a processor of 2012 or later, and boot without `nofsgsbase`"));
     }
-    if process.identity.seccomp != 0 {
-        let message = "it filters its system calls (seccomp), so mapping memory in it may kill it";
-        return Err(Error::other(context(), Errno::EPERM, message)
-            .with_help("start it without the filter (systemd: SystemCallFilter=) to patch it"));
-    }
+    engraft_process::require_liftable(process.pid)?;
     if process.identity.shadow_stack {
         let message = "it has a shadow stack, which does not know the return addresses that \
                        displaced calls push";

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind};
 use crate::event::Event;
+use crate::filters;
 use crate::identity::list_threads;
 use crate::inside::has_left;
 use crate::memory::Memory;
@@ -127,6 +128,7 @@ pub fn create_arena(
     if thread.in_group_stop() {
         return Err(thread.fail("map memory", Kind::Suspended));
     }
+    filters::lift(memory.pid(), thread.tid())?;
     let outside = *thread.registers();
     let code = assemble(plan, &outside);
     debug_assert!(code.len() <= ArenaPlan::CODE_ROOM);
@@ -217,8 +219,7 @@ impl Code {
 
 fn assemble(plan: &ArenaPlan, outside: &crate::thread::Registers) -> Vec<u8> {
     let mut code = Code(Vec::new());
-    let executable_at = plan.address + plan.read_only;
-    let writable_at = executable_at + plan.executable;
+    let writable_at = plan.address + plan.read_only + plan.executable;
 
     code.0.extend(FIRST_INSTRUCTION);
     let name_operand = code.0.len();
@@ -231,7 +232,8 @@ fn assemble(plan: &ArenaPlan, outside: &crate::thread::Registers) -> Vec<u8> {
     code.call(libc::SYS_ftruncate);
     code.set(Reg::Rdi, plan.address);
     code.set(Reg::Rsi, plan.length());
-    code.set(Reg::Rdx, libc::PROT_READ as u64);
+    // Executable first: rights are only taken away after that, which no policy forbids.
+    code.set(Reg::Rdx, (libc::PROT_READ | libc::PROT_EXEC) as u64);
     code.set(
         Reg::R10,
         u64::from(libc::MAP_PRIVATE as u32 | MAP_FIXED_NOREPLACE),
@@ -239,11 +241,7 @@ fn assemble(plan: &ArenaPlan, outside: &crate::thread::Registers) -> Vec<u8> {
     code.set(Reg::R9, 0);
     code.call(libc::SYS_mmap);
     for (address, length, protection) in [
-        (
-            executable_at,
-            plan.executable,
-            libc::PROT_READ | libc::PROT_EXEC,
-        ),
+        (plan.address, plan.read_only, libc::PROT_READ),
         (
             writable_at,
             plan.writable,

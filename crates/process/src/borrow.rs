@@ -15,6 +15,7 @@ use engraft_abi::{
 
 use crate::error::{Error, Kind};
 use crate::event::Event;
+use crate::filters;
 use crate::identity::read_thread_stat;
 use crate::inside::{has_left, is_elsewhere};
 use crate::memory::Memory;
@@ -196,6 +197,7 @@ impl<'t> Borrowed<'t> {
         if thread.in_group_stop() {
             return Err(thread.fail("run code", Kind::Suspended));
         }
+        filters::lift(memory.pid(), thread.tid())?;
         let outside = *thread.registers();
         memory.write(places.registers(), &registers_to_restore(&outside))?;
         memory.write(places.last_owner(), &(thread.tid() as u64))?;

@@ -70,7 +70,7 @@ impl Identity {
         Ok(Self {
             pid,
             executable: text.strip_suffix(" (deleted)").unwrap_or(&text).to_owned(),
-            seccomp: status.number("Seccomp").unwrap_or(0) as u32,
+            seccomp: status.seccomp(),
             shadow_stack: status
                 .field("x86_Thread_features")
                 .is_some_and(|features| features.split_whitespace().any(|name| name == "shstk")),
@@ -165,8 +165,7 @@ pub(crate) fn explain_permission(pid: i32) -> Kind {
     let own = Status::read(std::process::id().cast_signed());
     let capable = own
         .as_ref()
-        .and_then(|status| u64::from_str_radix(status.field("CapEff")?, 16).ok())
-        .is_some_and(|set| set >> CAP_SYS_PTRACE & 1 == 1);
+        .is_some_and(|own| own.has_capability(CAP_SYS_PTRACE));
     let uid = |status: &Option<Status>| status.as_ref().and_then(|status| status.number("Uid"));
     let same_user = uid(&own) == uid(&Status::read(pid));
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok();
@@ -210,10 +209,11 @@ fn is_kernel_thread(pid: i32) -> bool {
     flags().is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
-struct Status(String);
+/// /proc/PID/status (proc_pid_status(5)).
+pub(crate) struct Status(String);
 
 impl Status {
-    fn read(pid: i32) -> Option<Self> {
+    pub(crate) fn read(pid: i32) -> Option<Self> {
         fs::read_to_string(format!("/proc/{pid}/status"))
             .ok()
             .map(Self)
@@ -227,6 +227,18 @@ impl Status {
 
     fn number(&self, name: &str) -> Option<i64> {
         self.field(name)?.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Seccomp mode: 0 none, 1 strict, 2 filter.
+    pub(crate) fn seccomp(&self) -> u32 {
+        self.number("Seccomp").unwrap_or(0) as u32
+    }
+
+    /// Whether a capability is effective.
+    pub(crate) fn has_capability(&self, capability: u32) -> bool {
+        self.field("CapEff")
+            .and_then(|set| u64::from_str_radix(set, 16).ok())
+            .is_some_and(|set| set >> capability & 1 == 1)
     }
 }
 

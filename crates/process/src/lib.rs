@@ -12,6 +12,7 @@ mod borrow;
 mod bystander;
 mod error;
 mod event;
+mod filters;
 mod identity;
 mod inside;
 mod lock;
@@ -27,6 +28,7 @@ mod tracer;
 pub use arena::{ArenaPlan, Slack, clear_slack, create_arena};
 pub use borrow::{Borrowed, Command, RuntimePlaces, Upcall};
 pub use error::{Error, Kind};
+pub use filters::require_liftable;
 pub use identity::{
     Asleep, Identity, ThreadStat, count_threads, find_by_executable, is_being_killed, list_threads,
     living_thread, read_asleep, read_thread_stat,
