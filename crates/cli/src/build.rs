@@ -1,10 +1,10 @@
 //! The build command: from patches for a program's source to a patch module.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engraft_build::{
-    Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress, Reason, Report,
-    Side, Step, TreeRequest, build_both, build_module, find_both,
+    BuildError, Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress,
+    Reason, Report, Side, Step, TreeRequest, build_both, build_module, find_both,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -36,13 +36,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
         made_for: arguments.made_for.as_deref(),
         output: &arguments.output,
     })
-    .map_err(|error| {
-        let failure = Failure::new(error.to_string());
-        match error.help() {
-            Some(help) => failure.with_help(help),
-            None => failure,
-        }
-    })?;
+    .map_err(describe)?;
     drop(bar);
     print(&report, arguments, output)
 }
@@ -63,8 +57,6 @@ fn make_objects(
             work,
         }));
     }
-    let wrapper = std::env::current_exe()
-        .map_err(|error| Failure::new(format!("find the engraft program itself: {error}")))?;
     let request = TreeRequest {
         source: arguments.source.clone().unwrap_or_default(),
         patches: arguments.patches.clone(),
@@ -72,9 +64,23 @@ fn make_objects(
         command: arguments.command.clone(),
         target,
         work,
-        wrapper,
+        wrapper: find_wrapper()?,
     };
     Ok(build_both(&request, bar))
+}
+
+/// This program, which stands in for compilers.
+pub(crate) fn find_wrapper() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::new(format!("find the engraft program itself: {error}")))
+}
+
+pub(crate) fn describe(error: BuildError) -> Failure {
+    let failure = Failure::new(error.to_string());
+    match error.help() {
+        Some(help) => failure.with_help(help),
+        None => failure,
+    }
 }
 
 /// Name of the object in the patch: that of the file, if it is a library.
@@ -164,10 +170,10 @@ fn explain(reason: &Reason) -> String {
 }
 
 /// Shows on a terminal what is being compiled.
-struct Bar(ProgressBar);
+pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         let target = if quiet {
             ProgressDrawTarget::hidden()
         } else {

@@ -3,13 +3,14 @@
 //! It uses the engine exactly as the other commands do; the server is an ordinary program
 //! that does not know of it.
 
+mod fixes;
 mod receipts;
 mod report;
 mod server;
 mod story;
 mod traffic;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use engraft_engine::LogLine;
 
 use crate::failure::{Failure, Verdict};
 use crate::output::Output;
+use fixes::FIXES;
 use report::Report;
 use server::Server;
 use story::STORY;
@@ -30,11 +32,7 @@ pub(crate) fn run(output: &Output) -> Result<Verdict, Failure> {
         .prefix("engraft-demo-")
         .tempdir()
         .map_err(|error| Failure::new(format!("cannot create a temporary directory: {error}")))?;
-    say(output, "compiling the server and three fixes for it");
-    server::write_sources(directory.path())
-        .map_err(|error| Failure::new(format!("cannot write the demo's sources: {error}")))?;
-    let program = server::build(directory.path())?;
-    story::compile_fixes(directory.path())?;
+    let program = build_all(directory.path(), output)?;
     let server = Server::start(&program)?;
     let traffic = Traffic::start(server.port())
         .map_err(|error| Failure::new(format!("cannot start the load generator: {error}")))?;
@@ -52,6 +50,25 @@ pub(crate) fn run(output: &Output) -> Result<Verdict, Failure> {
     told?;
     log?;
     Ok(report.verdict())
+}
+
+/// Builds the server, and the patch modules from diffs of its source.
+fn build_all(directory: &Path, output: &Output) -> Result<PathBuf, Failure> {
+    let (running, source) = (directory.join("running"), directory.join("source"));
+    server::write_source(&running)
+        .and_then(|()| server::write_source(&source))
+        .and_then(|()| fixes::write_diffs(directory))
+        .map_err(|error| Failure::new(format!("cannot write the demo's sources: {error}")))?;
+    say(
+        output,
+        "building the server, and three patch modules from two diffs of its source",
+    );
+    let program = server::build(&running)?;
+    for fix in FIXES {
+        fix.build(&source, directory, output.json)?;
+        say(output, &format!("  {}", fix.describe()));
+    }
+    Ok(program)
 }
 
 /// Plays the steps one after the other.
@@ -125,8 +142,9 @@ mod tests {
     #[test]
     fn an_unpatched_server_answers_right_and_sees_no_eintr() {
         let directory = tempfile::tempdir().unwrap();
-        server::write_sources(directory.path()).unwrap();
-        let server = Server::start(&server::build(directory.path()).unwrap()).unwrap();
+        let place = directory.path().join("running");
+        server::write_source(&place).unwrap();
+        let server = Server::start(&server::build(&place).unwrap()).unwrap();
         let traffic = Traffic::start(server.port()).unwrap();
         thread::sleep(Duration::from_millis(1_000));
         let gap = server.take_longest_gap().unwrap();
@@ -146,48 +164,5 @@ mod tests {
             }
         );
         assert_eq!(report.interrupted_calls, 0);
-    }
-
-    #[test]
-    fn the_fixes_compile_and_say_what_the_story_needs() {
-        let directory = tempfile::tempdir().unwrap();
-        server::write_sources(directory.path()).unwrap();
-        let modules = story::compile_fixes(directory.path()).unwrap();
-        let changed = |index: usize| -> Vec<String> {
-            let patch = modules[index].declared_patches().remove(0);
-            let functions = patch
-                .objects
-                .into_iter()
-                .flat_map(|object| object.functions);
-            functions.map(|function| function.old_name).collect()
-        };
-        assert_eq!(changed(0), ["handle_request", "price_order"]);
-        assert_eq!(
-            changed(1),
-            ["handle_request", "price_order", "format_amount"]
-        );
-        assert_eq!(changed(2), ["handle_request", "format_amount"]);
-        let replace = |index: usize| modules[index].declared_patches()[0].replace;
-        assert_eq!([0, 1, 2].map(replace), [false, true, true]);
-    }
-
-    /// The functions that the fixes replace are functions of the server's program.
-    #[test]
-    fn the_compiler_keeps_the_functions_apart() {
-        let directory = tempfile::tempdir().unwrap();
-        server::write_sources(directory.path()).unwrap();
-        let program = server::build(directory.path()).unwrap();
-        let output = std::process::Command::new("nm")
-            .arg(&program)
-            .output()
-            .unwrap();
-        let symbols = String::from_utf8(output.stdout).unwrap();
-        for name in ["handle_request", "price_order", "format_amount"] {
-            let is_function = |line: &str| line.ends_with(&format!(" T {name}"));
-            assert!(
-                symbols.lines().any(is_function),
-                "{name} is not in\n{symbols}"
-            );
-        }
     }
 }

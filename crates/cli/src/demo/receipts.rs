@@ -1,16 +1,16 @@
 //! What a right answer is. Knows the arithmetic of every version of the server's functions
-//! (`program/*.c`), and which versions belong together.
+//! (`program/shop.c` and the diffs of it), and which versions belong together.
 
 /// The code that all threads run, or part of them during a transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Universe {
     /// No patch.
     Original,
-    /// `fix1.c`.
+    /// `fix1.patch`.
     Fix1,
-    /// `fix12.c`.
+    /// Both.
     Fix12,
-    /// `fix2.c`.
+    /// `fix2.patch`.
     Fix2,
 }
 
@@ -24,7 +24,7 @@ impl Universe {
         match self {
             Self::Original => [0, 0, 0],
             Self::Fix1 => [1, 1, 0],
-            Self::Fix12 => [12, 12, 12],
+            Self::Fix12 => [3, 3, 3],
             Self::Fix2 => [2, 0, 2],
         }
     }
@@ -142,7 +142,7 @@ mod tests {
         for (universe, line) in [
             (Universe::Original, "5 0 0 0 9950 99.50"),
             (Universe::Fix1, "5 1 1 0 9045 90.45"),
-            (Universe::Fix12, "5 12 12 12 9045 90.45"),
+            (Universe::Fix12, "5 3 3 3 9045 90.45"),
             (Universe::Fix2, "5 2 0 2 9950 99.50"),
         ] {
             assert_eq!(judge_line(line, universe.bit()), Judgement::Right, "{line}");

@@ -1,6 +1,5 @@
 //! The bundled server: compiled, started, asked for its counters.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -12,52 +11,46 @@ use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 
-/// The server's source and the fixes', as written into the temporary directory.
-const FILES: [(&str, &str); 9] = [
+/// The server's source.
+const FILES: [(&str, &str); 7] = [
+    ("build.sh", include_str!("program/build.sh")),
     ("server.c", include_str!("program/server.c")),
     ("server.h", include_str!("program/server.h")),
     ("idle.c", include_str!("program/idle.c")),
     ("request.c", include_str!("program/request.c")),
     ("shop.c", include_str!("program/shop.c")),
     ("shop.h", include_str!("program/shop.h")),
-    ("fix1.c", include_str!("program/fix1.c")),
-    ("fix12.c", include_str!("program/fix12.c")),
-    ("fix2.c", include_str!("program/fix2.c")),
 ];
-const SOURCES: [&str; 4] = ["server.c", "idle.c", "request.c", "shop.c"];
+
+/// The command that builds it in a directory with its source, and the program that it makes.
+pub(super) const COMMAND: [&str; 2] = ["sh", "build.sh"];
+pub(super) const PROGRAM: &str = "server";
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Writes all source files into `directory`.
-pub(super) fn write_sources(directory: &Path) -> io::Result<()> {
+/// Writes the source into a new directory.
+pub(super) fn write_source(directory: &Path) -> io::Result<()> {
+    fs::create_dir(directory)?;
     FILES
         .iter()
         .try_for_each(|(name, text)| fs::write(directory.join(name), text))
 }
 
-/// Compiles the server in `directory` as any build would, and returns the program.
+/// Builds the server in a directory with its source, and returns the program.
 pub(super) fn build(directory: &Path) -> Result<PathBuf, Failure> {
-    let program = directory.join("server");
-    let setting = env::var("CC").unwrap_or_default();
-    let mut words = setting.split_whitespace();
-    let compiler = words.next().unwrap_or("cc");
-    let output = Command::new(compiler)
-        .args(words)
-        .args(["-O2", "-pthread", "-o"])
-        .arg(&program)
-        .args(SOURCES.map(|name| directory.join(name)))
+    let output = Command::new(COMMAND[0])
+        .args(&COMMAND[1..])
+        .current_dir(directory)
         .output()
-        .map_err(|error| {
-            Failure::new(format!("cannot run the C compiler '{compiler}': {error}"))
-                .with_help("install a C compiler (Debian: gcc and libc6-dev), or name one in CC")
-        })?;
+        .map_err(|error| Failure::new(format!("cannot run '{}': {error}", COMMAND[0])))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Failure::new(format!(
-            "'{compiler}' cannot compile the server:\n{said}"
-        )));
+        return Err(
+            Failure::new(format!("the server cannot be compiled:\n{said}"))
+                .with_help("install a C compiler (Debian: gcc and libc6-dev), or name one in CC"),
+        );
     }
-    Ok(program)
+    Ok(directory.join(PROGRAM))
 }
 
 /// A running server; ends when dropped.

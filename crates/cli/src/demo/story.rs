@@ -4,31 +4,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engraft_engine::{Engine, PatchState};
-use engraft_module::{CompileRequest, PatchModule};
 
+use super::fixes::{FIX1, FIX2, FIX12, Fix};
 use super::receipts::Universe;
 use super::report::StepOutcome;
 use super::server::Server;
 use super::traffic::Traffic;
-use crate::compile;
 use crate::failure::{Failure, Verdict};
 use crate::module_file::ModuleFile;
 use crate::progress::Progress;
 use crate::wait::{self, Ending, OnTimeout, Waiting};
-
-const FIXES: [Fix; 3] = [FIX1, FIX12, FIX2];
-const FIX1: Fix = Fix {
-    source: "fix1.c",
-    module: "demo_fix1",
-};
-const FIX12: Fix = Fix {
-    source: "fix12.c",
-    module: "demo_fix12",
-};
-const FIX2: Fix = Fix {
-    source: "fix2.c",
-    module: "demo_fix2",
-};
 
 /// A worker is between two requests every other moment, so this is ample.
 const WAITING: Waiting = Waiting {
@@ -96,18 +81,6 @@ pub(super) const STORY: [Step; 9] = [
 ];
 
 #[derive(Clone, Copy)]
-struct Fix {
-    source: &'static str,
-    module: &'static str,
-}
-
-impl Fix {
-    fn file(self, directory: &Path) -> std::path::PathBuf {
-        directory.join(self.module).with_extension("lp")
-    }
-}
-
-#[derive(Clone, Copy)]
 enum Action {
     Load(Fix),
     Disable(Fix),
@@ -120,21 +93,6 @@ pub(super) struct Step {
     action: Action,
     from: Universe,
     to: Universe,
-}
-
-/// Compiles the fixes as `engraft cc` does.
-pub(super) fn compile_fixes(directory: &Path) -> Result<Vec<PatchModule>, Failure> {
-    let compile_fix = |fix: Fix| {
-        let request = CompileRequest {
-            objects: Vec::new(),
-            sources: vec![directory.join(fix.source)],
-            output: fix.file(directory),
-            flags: vec!["-I".into(), directory.into()],
-            made_for: Vec::new(),
-        };
-        Ok(compile::compile(&request)?.0)
-    };
-    FIXES.into_iter().map(compile_fix).collect()
 }
 
 impl Step {

@@ -5,6 +5,20 @@
 
 #include <stddef.h>
 
+/* The discount is taken off every piece. */
+#define DISCOUNT_FIXED 0
+
+/*
+ * The fixes are independent of each other, and so are their diffs: this distance keeps them
+ * apart.
+ */
+
+/* Amounts have two digits for cents. */
+#define CENTS_FIXED 0
+
+/* What receipts are marked with, by every function that a fix changes. */
+#define RELEASE (DISCOUNT_FIXED + 2 * CENTS_FIXED)
+
 struct order {
 	unsigned long id;
 	long long quantity;
