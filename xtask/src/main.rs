@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod corpus;
+mod csmith;
 mod debian;
 mod example;
 mod failure;
 mod memcached;
 mod packages;
+mod random;
 mod shell;
 mod simulate;
 mod steps;
@@ -63,6 +65,15 @@ enum Task {
         #[arg(long)]
         quick: bool,
     },
+    /// Random programs from csmith, patched to a changed version while they run
+    Csmith {
+        /// How many programs
+        #[arg(long, default_value_t = csmith::DEFAULT_COUNT)]
+        count: u64,
+        /// Seed of the first program, as a run printed it
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -104,6 +115,13 @@ fn run(task: &Task) -> Result<(), Failure> {
                 steps.run("corpus", &|log| {
                     corpus::run(&workspace, filter.as_deref(), *quick, log)
                 })?;
+            }
+            steps.finish()
+        }
+        Task::Csmith { count, seed } => {
+            let mut steps = Steps::new(&workspace);
+            if steps.run("packages", &packages::install)? {
+                steps.run("csmith", &|log| csmith::run(&workspace, *count, *seed, log))?;
             }
             steps.finish()
         }

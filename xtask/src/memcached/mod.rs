@@ -7,7 +7,6 @@ mod history;
 mod level;
 mod load;
 mod probe;
-mod random;
 mod series;
 mod server;
 mod traffic;
