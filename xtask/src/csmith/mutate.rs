@@ -13,8 +13,6 @@ pub(super) struct Mutant {
     pub(super) text: String,
     /// What was changed.
     pub(super) description: String,
-    /// Whether the change counts calls, so that a process does not compute the same twice.
-    pub(super) counts: bool,
 }
 
 /// A function's lines, from its head to its closing brace.
@@ -54,7 +52,6 @@ pub(super) fn mutate(program: &str, random: &mut Random) -> Option<Mutant> {
     }
     let function = &functions[random.below(functions.len() as u64) as usize];
     let mut changed: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
-    let mut counts = false;
     let what = match random.below(6) {
         0 => change_constant(&mut changed, function, random)?,
         1 | 2 => change_operator(&mut changed, function, random)?,
@@ -62,14 +59,12 @@ pub(super) fn mutate(program: &str, random: &mut Random) -> Option<Mutant> {
         4 => drop_statement(&mut changed, function, random)?,
         _ => {
             let statement = statements::choose(random);
-            counts = statement.counts;
             add_statement(&mut changed, function, &statement, random)?
         }
     };
     Some(Mutant {
         text: changed.join("\n") + "\n",
         description: format!("{}: {what}", function.name),
-        counts,
     })
 }
 

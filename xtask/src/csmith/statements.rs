@@ -9,8 +9,6 @@ pub(super) struct Statement {
     pub(super) text: String,
     /// A new function that it calls, or nothing.
     pub(super) function: String,
-    /// Whether it counts how often it has run.
-    pub(super) counts: bool,
 }
 
 pub(super) fn choose(random: &mut Random) -> Statement {
@@ -64,7 +62,6 @@ pub(super) fn choose(random: &mut Random) -> Statement {
     Statement {
         name,
         function: called.then(|| write_function(random)).unwrap_or_default(),
-        counts: text.contains("++calls"),
         text,
     }
 }

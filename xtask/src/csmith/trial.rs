@@ -35,23 +35,36 @@ pub(super) struct Trial<'a> {
 
 /// A built module, or how building ended.
 enum Module {
-    Written { path: PathBuf, replaced: usize },
+    Written(Built),
     Ended(Outcome),
 }
 
+struct Built {
+    path: PathBuf,
+    replaced: usize,
+    /// Where the program can compute again and again with the module: what a module brings
+    /// along is not set back, and a second computation in the same process starts with it.
+    places: &'static [Place],
+}
+
+const EVERYWHERE: &[Place] = &[Place::Here, Place::Child, Place::Here];
+const IN_CHILDREN: &[Place] = &[Place::Child, Place::Child];
+
 impl Trial<'_> {
     pub(super) fn run(&self) -> Result<Outcome, Failure> {
-        let (module, replaced) = match self.build_module()? {
-            Module::Written { path, replaced } => (path, replaced),
+        let built = match self.build_module()? {
+            Module::Written(built) => built,
             Module::Ended(outcome) => return Ok(outcome),
         };
         let binary = self.prepare_program()?;
         let mut process = Process::start(&binary, LIMIT)?;
         let Pair { before, after, .. } = self.pair;
-        let module = module.to_string_lossy().into_owned();
+        let module = built.path.to_string_lossy();
+        let places = built.places;
         // Twice, because what is loaded again meets what the first time has left.
         for round in 1..=2 {
-            if let Err(wrong) = self.check(&mut process, before, &format!("before load {round}"))? {
+            let when = format!("before load {round}");
+            if let Err(wrong) = check(&mut process, places, before, &when)? {
                 return Ok(Outcome::Wrong(wrong));
             }
             let steps = [
@@ -60,25 +73,29 @@ impl Trial<'_> {
                 (["unload", NAME], before),
             ];
             for (arguments, expected) in steps {
-                match self.change(&mut process, &arguments)? {
+                match self.change(&mut process, places[0], &arguments)? {
+                    Ok(()) => {}
                     Err(Outcome::Refused { reason, .. }) if round > 1 || arguments[0] != "load" => {
                         return Ok(Outcome::Wrong(format!("{}: {reason}", arguments[0])));
                     }
-                    Err(outcome) => {
-                        return Ok(match self.check(&mut process, before, "after a refusal")? {
-                            Ok(()) => outcome,
+                    Err(Outcome::Refused { stage, reason }) => {
+                        let after = check(&mut process, places, before, "after a refusal")?;
+                        return Ok(match after {
+                            Ok(()) => Outcome::Refused { stage, reason },
                             Err(wrong) => Outcome::Wrong(wrong),
                         });
                     }
-                    Ok(()) => {}
+                    Err(outcome) => return Ok(outcome),
                 }
                 let when = format!("after {} {round}", arguments[0]);
-                if let Err(wrong) = self.check(&mut process, expected, &when)? {
+                if let Err(wrong) = check(&mut process, places, expected, &when)? {
                     return Ok(Outcome::Wrong(wrong));
                 }
             }
         }
-        Ok(Outcome::Followed { replaced })
+        Ok(Outcome::Followed {
+            replaced: built.replaced,
+        })
     }
 
     /// `engraft build` with the difference of the two sources as a patch.
@@ -135,11 +152,15 @@ impl Trial<'_> {
         if !module.exists() {
             return wrong("sees no change");
         }
-        let replaced = answer["report"]["replaced"].as_array();
-        Ok(Module::Written {
+        let count = |list: &str| answer["report"][list].as_array().map_or(0, Vec::len);
+        Ok(Module::Written(Built {
             path: module,
-            replaced: replaced.map_or(0, Vec::len),
-        })
+            replaced: count("replaced"),
+            places: match count("added") {
+                0 => EVERYWHERE,
+                _ => IN_CHILDREN,
+            },
+        }))
     }
 
     fn write_patch(&self) -> Result<PathBuf, Failure> {
@@ -168,39 +189,12 @@ impl Trial<'_> {
         Ok(binary)
     }
 
-    /// Whether the program computes what it should now.
-    fn check(
-        &self,
-        process: &mut Process,
-        expected: &Answer,
-        when: &str,
-    ) -> Result<Result<(), String>, Failure> {
-        for place in self.places() {
-            let answer = process.ask(*place)?;
-            if answer.as_ref() != Some(expected) {
-                let answer = answer.map_or("nothing, it has ended".to_owned(), |answer| answer.0);
-                return Ok(Err(format!(
-                    "{when} ({place:?}): {answer} instead of {}",
-                    expected.0
-                )));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    fn places(&self) -> &'static [Place] {
-        if self.pair.mutant.counts {
-            &[Place::Child, Place::Child]
-        } else {
-            &[Place::Here, Place::Child, Place::Here]
-        }
-    }
-
     /// Runs a command while the program computes; each computation is all old or all new, and
     /// none is old after a new one.
     fn change(
         &self,
         process: &mut Process,
+        place: Place,
         arguments: &[&str; 2],
     ) -> Result<Result<(), Outcome>, Failure> {
         let mut command = bounded::limit_time(self.engraft, COMMAND_SECONDS);
@@ -213,7 +207,7 @@ impl Trial<'_> {
         let mut child = command.spawn().context("starting engraft")?;
         let mut answers: Vec<Option<Answer>> = Vec::new();
         while child.try_wait().context("waiting for engraft")?.is_none() {
-            let answer = process.ask(self.places()[0])?;
+            let answer = process.ask(place)?;
             if answers.last() != Some(&answer) {
                 answers.push(answer);
             }
@@ -240,4 +234,24 @@ impl Trial<'_> {
             _ => Outcome::Wrong(format!("{what} ends badly ({}): {text}", output.status)),
         }))
     }
+}
+
+/// Whether the program computes what it should now.
+fn check(
+    process: &mut Process,
+    places: &[Place],
+    expected: &Answer,
+    when: &str,
+) -> Result<Result<(), String>, Failure> {
+    for place in places {
+        let answer = process.ask(*place)?;
+        if answer.as_ref() != Some(expected) {
+            let answer = answer.map_or("nothing, it has ended".to_owned(), |answer| answer.0);
+            return Ok(Err(format!(
+                "{when} ({place:?}): {answer} instead of {}",
+                expected.0
+            )));
+        }
+    }
+    Ok(Ok(()))
 }

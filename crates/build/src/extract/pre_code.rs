@@ -219,7 +219,42 @@ impl<'a> PreCodeBuilder<'a> {
             });
         }
         self.code.sections[index as usize].relocations = relocations;
+        if kind == PreKind::ReadOnly {
+            self.mark_starts(object, section, index)?;
+        }
         Ok(Some(index))
+    }
+
+    /// Marks where constants without a name begin, those too that only code refers to which
+    /// is not carried along: what is compared ends there.
+    fn mark_starts(
+        &mut self,
+        object: usize,
+        section: usize,
+        carried: u32,
+    ) -> Result<(), BuildError> {
+        let file = self.program.before(object)?;
+        let relocations = file.sections.iter().flat_map(|other| &other.relocations);
+        let starts: BTreeSet<i64> = relocations
+            .filter_map(|relocation| match file.target(relocation) {
+                Target::Place {
+                    section: place,
+                    offset,
+                } if place == section => Some(offset),
+                _ => None,
+            })
+            .filter(|offset| file.symbol_at(section, *offset).is_none())
+            .collect();
+        let length = file.sections[section].size;
+        let inside = starts
+            .into_iter()
+            .filter_map(|start| u64::try_from(start).ok());
+        for start in inside.filter(|start| *start < length) {
+            let mut mark = describe_section(file, section);
+            mark.place = Some((carried, start));
+            self.code.symbols.push(mark);
+        }
+        Ok(())
     }
 
     /// Symbol and addend of a relocation, with what was counted from a section counted from

@@ -244,16 +244,23 @@ impl<'a> Solver<'a> {
     }
 
     /// When nothing else helps, all functions that are carried along: they may refer to those
-    /// that are sought.
+    /// that are sought, and to variables that nothing else refers to.
     fn add_helpers(&mut self) -> bool {
         let ambiguous = self.unsettled().any(|id| self.is_needed(id));
         let before = self.functions.len();
-        if ambiguous && before == self.needed {
+        if (ambiguous || self.lacks_variable()) && before == self.needed {
             for id in self.pre.functions() {
                 self.add(id);
             }
         }
         self.functions.len() > before
+    }
+
+    /// Whether a wanted variable is one that no settled function refers to.
+    fn lacks_variable(&self) -> bool {
+        (0..).zip(&self.pre.object.symbols).any(|(id, symbol)| {
+            symbol.wanted && symbol.kind != PreSymbolKind::Function && self.claim(id).is_none()
+        })
     }
 
     fn settle(&mut self, id: SymbolId, comparison: Rc<Comparison>) -> Result<(), Refusal> {
