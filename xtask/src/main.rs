@@ -5,6 +5,7 @@
 //! through cargo or through the binary that a user runs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod corpus;
 mod csmith;
 mod debian;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::shell::Log;
 use crate::steps::Steps;
 use crate::workspace::Workspace;
 
@@ -64,6 +66,12 @@ enum Task {
         /// Only the few that CI runs
         #[arg(long)]
         quick: bool,
+    },
+    /// What engraft costs: building, loading, calls, transitions
+    Bench {
+        /// A JSON object instead of a table
+        #[arg(long)]
+        json: bool,
     },
     /// Random programs from csmith, patched to a changed version while they run
     Csmith {
@@ -117,6 +125,10 @@ fn run(task: &Task) -> Result<(), Failure> {
                 })?;
             }
             steps.finish()
+        }
+        Task::Bench { json } => {
+            packages::install(&Log::discard())?;
+            bench::run(&workspace, *json)
         }
         Task::Csmith { count, seed } => {
             let mut steps = Steps::new(&workspace);
