@@ -115,14 +115,17 @@ impl<'a> PreCodeBuilder<'a> {
 
     /// The smallest function that refers to a symbol; objects that are in use first.
     fn carry_user_of(&mut self, object: usize, symbol: usize) -> Result<(), BuildError> {
-        let local = self.program.before(object)?.symbols[symbol].binding == Binding::Local;
+        let named = &self.program.before(object)?.symbols[symbol];
+        let name = named.name.clone();
         let mut order: Vec<usize> = vec![object];
-        if !local {
-            let mut others: Vec<usize> = self.sections.keys().map(|(object, _)| *object).collect();
-            others.extend(0..self.program.len());
-            order.extend(others);
+        if named.binding != Binding::Local {
+            let users = self.program.names()?.users(&name);
+            let carried: BTreeSet<usize> =
+                self.sections.keys().map(|(object, _)| *object).collect();
+            let in_use = |user: &&usize| carried.contains(user);
+            order.extend(users.iter().filter(in_use));
+            order.extend(users);
         }
-        let name = self.program.before(object)?.symbols[symbol].name.clone();
         let mut seen = BTreeSet::new();
         for candidate in order.into_iter().filter(|object| seen.insert(*object)) {
             let file = self.program.before(candidate)?;
