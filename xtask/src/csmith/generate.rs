@@ -168,7 +168,7 @@ impl Workshop<'_> {
     }
 
     /// A change can make a program read what was never written, or leave its arrays; such
-    /// a mutant has no checksum that could be right.
+    /// a mutant has no checksum that could be right. Optimization would hide some of it.
     fn is_defined(&self, directory: &Path) -> Result<bool, Failure> {
         let sanitizers = [
             ("gcc", "-fsanitize=address,undefined"),
@@ -177,7 +177,7 @@ impl Workshop<'_> {
         for (compiler, sanitizer) in sanitizers {
             let mut compile = Command::new("timeout");
             compile
-                .args(["--signal=KILL", "60", compiler, "-w", "-O1", sanitizer])
+                .args(["--signal=KILL", "60", compiler, "-w", "-O0", sanitizer])
                 .args([
                     "-fno-sanitize-recover=all",
                     "-isystem",
