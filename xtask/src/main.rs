@@ -5,12 +5,15 @@
 //! through cargo or through the binary that a user runs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod corpus;
+mod csmith;
 mod debian;
 mod example;
 mod failure;
 mod memcached;
 mod packages;
+mod random;
 mod shell;
 mod simulate;
 mod steps;
@@ -23,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::shell::Log;
 use crate::steps::Steps;
 use crate::workspace::Workspace;
 
@@ -62,6 +66,21 @@ enum Task {
         /// Only the few that CI runs
         #[arg(long)]
         quick: bool,
+    },
+    /// What engraft costs: building, loading, calls, transitions
+    Bench {
+        /// A JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Random programs from csmith, patched to a changed version while they run
+    Csmith {
+        /// How many programs
+        #[arg(long, default_value_t = csmith::DEFAULT_COUNT)]
+        count: u64,
+        /// Seed of the first program, as a run printed it
+        #[arg(long)]
+        seed: Option<u64>,
     },
 }
 
@@ -104,6 +123,17 @@ fn run(task: &Task) -> Result<(), Failure> {
                 steps.run("corpus", &|log| {
                     corpus::run(&workspace, filter.as_deref(), *quick, log)
                 })?;
+            }
+            steps.finish()
+        }
+        Task::Bench { json } => {
+            packages::install(&Log::discard())?;
+            bench::run(&workspace, *json)
+        }
+        Task::Csmith { count, seed } => {
+            let mut steps = Steps::new(&workspace);
+            if steps.run("packages", &packages::install)? {
+                steps.run("csmith", &|log| csmith::run(&workspace, *count, *seed, log))?;
             }
             steps.finish()
         }

@@ -22,6 +22,7 @@ mod report;
 mod tree;
 mod types;
 
+use std::mem;
 use std::path::{Path, PathBuf};
 
 pub use compare::{Reason, Trace};
@@ -34,7 +35,7 @@ pub use extract::Replaced;
 pub use finished::{FinishedRequest, find_both};
 pub use program::ObjectPair;
 pub use refuse::Refusal;
-pub use report::{Ignored, Named, Report};
+pub use report::{Ignored, Named, Objects, Report};
 pub use tree::{Reject, TreeError};
 
 use assemble::Hooks;
@@ -62,19 +63,29 @@ pub struct ModuleRequest<'a> {
 /// # Errors
 ///
 /// When an object cannot be read, or the module cannot be made.
-pub fn build_module(request: ModuleRequest<'_>) -> Result<Report, BuildError> {
-    let program = Program::new(request.objects)?;
-    let changes = compare::compare_program(&program)?;
+pub fn build_module(mut request: ModuleRequest<'_>) -> Result<Report, BuildError> {
+    let program = Program::new(mem::take(&mut request.objects))?;
+    let mut report = report_changes(&program, &request)?;
+    report.objects = Objects {
+        linked: program.len(),
+        differing: program.differing().count(),
+        parsed: program.parsed(),
+    };
+    Ok(report)
+}
+
+fn report_changes(program: &Program, request: &ModuleRequest<'_>) -> Result<Report, BuildError> {
+    let changes = compare::compare_program(program)?;
     let hooks = Hooks::compile(request.hooks, request.output)?;
-    let refusals = refuse::find_refusals(&program, &changes)?;
-    let mut report = Report::of_changes(&program, &changes, refusals)?;
+    let refusals = refuse::find_refusals(program, &changes)?;
+    let mut report = Report::of_changes(program, &changes, refusals)?;
     if let Some(hooks) = &hooks {
         report.handled = hooks.take_handled(&mut report.refusals)?;
     }
     if !report.refusals.is_empty() || changes.iter().all(|c| c.comparison.is_empty()) {
         return Ok(report);
     }
-    let extracted = extract::extract(&program, &changes, request.library)?;
+    let extracted = extract::extract(program, &changes, request.library.clone())?;
     report.add_extracted(&extracted);
     assemble::assemble(&extracted, hooks.as_ref(), request.made_for, request.output)?;
     Ok(report)

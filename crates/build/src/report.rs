@@ -25,6 +25,19 @@ pub struct Report {
     pub ignored: Vec<Ignored>,
     /// Objects whose files differ although nothing in them does (debugging information).
     pub unchanged: Vec<String>,
+    /// How many objects there are.
+    pub objects: Objects,
+}
+
+/// Numbers of objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Objects {
+    /// That the target is linked from.
+    pub linked: usize,
+    /// Of these: whose files differ.
+    pub differing: usize,
+    /// Of these: that were parsed.
+    pub parsed: usize,
 }
 
 /// A function or variable of an object.

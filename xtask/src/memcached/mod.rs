@@ -7,11 +7,11 @@ mod history;
 mod level;
 mod load;
 mod probe;
-mod random;
 mod series;
 mod server;
 mod traffic;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 pub(crate) use build::PACKAGE;
@@ -22,6 +22,11 @@ use crate::workspace::Workspace;
 
 /// What CI runs.
 pub(crate) const DEFAULT_ROUNDS: u32 = 50;
+
+/// The configured source, which has been built.
+pub(crate) fn prepare_source(workspace: &Workspace, log: &Log) -> Result<PathBuf, Failure> {
+    build::prepare(workspace, log).map(|built| built.source)
+}
 
 /// Builds memcached and the series, then goes up and down it `rounds` times.
 pub(crate) fn run(workspace: &Workspace, rounds: u32, log: &Log) -> Result<String, Failure> {

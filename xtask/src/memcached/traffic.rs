@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::connection::Connection;
-use super::random::Random;
+use crate::random::Random;
 
 const KEYS: u64 = 40;
 const COUNTERS: u64 = 8;

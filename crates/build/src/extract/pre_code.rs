@@ -115,14 +115,17 @@ impl<'a> PreCodeBuilder<'a> {
 
     /// The smallest function that refers to a symbol; objects that are in use first.
     fn carry_user_of(&mut self, object: usize, symbol: usize) -> Result<(), BuildError> {
-        let local = self.program.before(object)?.symbols[symbol].binding == Binding::Local;
+        let named = &self.program.before(object)?.symbols[symbol];
+        let name = named.name.clone();
         let mut order: Vec<usize> = vec![object];
-        if !local {
-            let mut others: Vec<usize> = self.sections.keys().map(|(object, _)| *object).collect();
-            others.extend(0..self.program.len());
-            order.extend(others);
+        if named.binding != Binding::Local {
+            let users = self.program.names()?.users(&name);
+            let carried: BTreeSet<usize> =
+                self.sections.keys().map(|(object, _)| *object).collect();
+            let in_use = |user: &&usize| carried.contains(user);
+            order.extend(users.iter().filter(in_use));
+            order.extend(users);
         }
-        let name = self.program.before(object)?.symbols[symbol].name.clone();
         let mut seen = BTreeSet::new();
         for candidate in order.into_iter().filter(|object| seen.insert(*object)) {
             let file = self.program.before(candidate)?;
@@ -219,7 +222,42 @@ impl<'a> PreCodeBuilder<'a> {
             });
         }
         self.code.sections[index as usize].relocations = relocations;
+        if kind == PreKind::ReadOnly {
+            self.mark_starts(object, section, index)?;
+        }
         Ok(Some(index))
+    }
+
+    /// Marks where constants without a name begin, those too that only code refers to which
+    /// is not carried along: what is compared ends there.
+    fn mark_starts(
+        &mut self,
+        object: usize,
+        section: usize,
+        carried: u32,
+    ) -> Result<(), BuildError> {
+        let file = self.program.before(object)?;
+        let relocations = file.sections.iter().flat_map(|other| &other.relocations);
+        let starts: BTreeSet<i64> = relocations
+            .filter_map(|relocation| match file.target(relocation) {
+                Target::Place {
+                    section: place,
+                    offset,
+                } if place == section => Some(offset),
+                _ => None,
+            })
+            .filter(|offset| file.symbol_at(section, *offset).is_none())
+            .collect();
+        let length = file.sections[section].size;
+        let inside = starts
+            .into_iter()
+            .filter_map(|start| u64::try_from(start).ok());
+        for start in inside.filter(|start| *start < length) {
+            let mut mark = describe_section(file, section);
+            mark.place = Some((carried, start));
+            self.code.symbols.push(mark);
+        }
+        Ok(())
     }
 
     /// Symbol and addend of a relocation, with what was counted from a section counted from

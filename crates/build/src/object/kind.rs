@@ -91,9 +91,17 @@ impl SectionKind {
         if !name.starts_with('.') {
             return Self::Other;
         }
+        // What clang copies into an array whose elements are not all given. It is writable,
+        // but nothing else refers to it.
+        let copied_from = [".data..Lconstinit", ".bss..Lconstinit"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
         match (kind, has(elf::SHF_WRITE)) {
+            (elf::SHT_NOBITS, _) if copied_from => Self::RelocatedReadOnly,
             (elf::SHT_NOBITS, _) => Self::Zero,
-            (elf::SHT_PROGBITS, true) if family(".data.rel.ro") => Self::RelocatedReadOnly,
+            (elf::SHT_PROGBITS, true) if family(".data.rel.ro") || copied_from => {
+                Self::RelocatedReadOnly
+            }
             (elf::SHT_PROGBITS, true) => Self::Data,
             (elf::SHT_PROGBITS, false) if !has(elf::SHF_MERGE) => Self::ReadOnly,
             (elf::SHT_PROGBITS, false) if has(elf::SHF_STRINGS) => Self::Strings,

@@ -110,6 +110,9 @@ fn mark_exception_pointers(object: &mut ObjectFile) {
     }
 }
 
+/// Constant zeros that the file need not have, written out up to this length.
+const MAX_ZEROS: u64 = 1 << 20;
+
 type Sections<'a> = SectionTable<'a, FileHeader64<LE>>;
 
 fn text(bytes: &[u8]) -> String {
@@ -120,19 +123,24 @@ fn read_sections(table: &Sections<'_>, bytes: &[u8]) -> Result<Vec<Section>, Bui
     let read = |header: &SectionHeader64<LE>| {
         let name = text(table.section_name(LE, header)?);
         let flags = header.sh_flags(LE);
-        let kind = SectionKind::of(&name, header.sh_type.get(LE), flags);
-        let wanted = kind != SectionKind::Ignored;
+        let mut kind = SectionKind::of(&name, header.sh_type.get(LE), flags);
+        let mut contents = match kind {
+            SectionKind::Ignored => Vec::new(),
+            _ => header.data(LE, bytes)?.to_vec(),
+        };
+        if kind == SectionKind::RelocatedReadOnly && header.sh_type.get(LE) == elf::SHT_NOBITS {
+            match header.sh_size.get(LE) {
+                size @ 0..=MAX_ZEROS => contents.resize(size as usize, 0),
+                _ => kind = SectionKind::Zero,
+            }
+        }
         Ok(Section {
             kind,
             name,
             alignment: header.sh_addralign.get(LE).max(1),
             entry_size: header.sh_entsize.get(LE),
             size: header.sh_size.get(LE),
-            bytes: if wanted {
-                header.data(LE, bytes)?.to_vec()
-            } else {
-                Vec::new()
-            },
+            bytes: contents,
             relocations: Vec::new(),
             group: None,
             defines: Vec::new(),

@@ -92,6 +92,15 @@ impl Program {
         (0..self.len()).filter(|object| !self.identical[*object])
     }
 
+    /// Number of objects of which a version has been parsed.
+    #[must_use]
+    pub(crate) fn parsed(&self) -> usize {
+        let versions = self.before.iter().zip(&self.after);
+        let parsed =
+            versions.filter(|(before, after)| before.get().is_some() || after.get().is_some());
+        parsed.count()
+    }
+
     /// An object before the change; one without contents if it is new.
     ///
     /// # Errors

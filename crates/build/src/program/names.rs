@@ -27,6 +27,8 @@ pub(crate) struct Definition {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     definitions: HashMap<Box<str>, Vec<Definition>>,
+    /// Objects that refer to a name which they do not define, in link order.
+    users: HashMap<Box<str>, Vec<usize>>,
 }
 
 impl Names {
@@ -56,11 +58,16 @@ impl Names {
         for (index, symbol) in symbols.enumerate() {
             let kind = symbol.st_type();
             let unnamed = kind == elf::STT_SECTION || kind == elf::STT_FILE;
-            if unnamed || symbol.st_shndx(LE) == elf::SHN_UNDEF {
+            if unnamed {
                 continue;
             }
             let name = String::from_utf8_lossy(symbols.symbol_name(LE, symbol)?);
-            if !name.is_empty() {
+            if name.is_empty() {
+                continue;
+            }
+            if symbol.st_shndx(LE) == elf::SHN_UNDEF {
+                self.users.entry(name.into()).or_default().push(object);
+            } else {
                 let definition = Definition {
                     object,
                     symbol: index.0,
@@ -85,6 +92,12 @@ impl Names {
             .find(|definition| !definition.weak)
             .or(first)
             .copied()
+    }
+
+    /// Objects that refer to a name without defining it.
+    #[must_use]
+    pub(crate) fn users(&self, name: &str) -> &[usize] {
+        self.users.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Position of a definition among those of its name, from 1; 0 when it is the only one

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use engraft_module::PreSymbolKind;
 
 use super::claim::Claim;
-use super::compare::{Comparison, Prepared};
+use super::compare::{Comparison, Label, Prepared};
 use super::names::find_named;
 use super::pre::{PreCodeOf, PreIndex, SymbolId};
 use super::program::{Found, Program};
@@ -42,10 +42,15 @@ pub(super) struct Solver<'a> {
     program: &'a Program<'a>,
     /// Functions that must be matched, then those that may tell where they are.
     functions: Vec<SymbolId>,
-    /// How many of them must be matched.
+    /// How many of them must be matched, and which.
     needed: usize,
+    needed_ids: HashSet<SymbolId>,
     /// What the settled functions say.
     claims: BTreeMap<SymbolId, Claim>,
+    /// Their references into the inside of functions, by these.
+    labels: HashMap<SymbolId, Vec<Label>>,
+    /// Functions of which something was said since they were last compared.
+    hinted: HashSet<SymbolId>,
     settled: BTreeMap<SymbolId, Rc<Comparison>>,
     compared: HashMap<(SymbolId, u64), Outcome>,
     /// Places whose code matches, whatever it refers to.
@@ -59,7 +64,10 @@ impl<'a> Solver<'a> {
             program,
             functions: Vec::new(),
             needed: 0,
+            needed_ids: HashSet::new(),
             claims: BTreeMap::new(),
+            labels: HashMap::new(),
+            hinted: HashSet::new(),
             settled: BTreeMap::new(),
             compared: HashMap::new(),
             searched: HashMap::new(),
@@ -74,6 +82,7 @@ impl<'a> Solver<'a> {
             }
         }
         solver.needed = solver.functions.len();
+        solver.needed_ids = solver.functions.iter().copied().collect();
         solver
     }
 
@@ -110,7 +119,7 @@ impl<'a> Solver<'a> {
     }
 
     fn is_needed(&self, id: SymbolId) -> bool {
-        self.functions[..self.needed].contains(&id)
+        self.needed_ids.contains(&id)
     }
 
     fn unsettled(&self) -> impl Iterator<Item = SymbolId> + '_ {
@@ -121,7 +130,9 @@ impl<'a> Solver<'a> {
     /// Functions that settled ones refer to must be where those say.
     fn settle_derived(&mut self) -> Result<bool, Refusal> {
         let mut progress = false;
-        for id in self.unsettled().collect::<Vec<_>>() {
+        let hinted = std::mem::take(&mut self.hinted);
+        let open = self.unsettled().filter(|id| hinted.contains(id));
+        for id in open.collect::<Vec<_>>() {
             let places = self.derived_places(id);
             let mut failure = None;
             for address in &places {
@@ -157,9 +168,8 @@ impl<'a> Solver<'a> {
                 return vec![address];
             }
         }
-        let labels = self.settled.values().flat_map(|it| &it.labels);
+        let labels = self.labels.get(&id).into_iter().flatten();
         let mut places: Vec<u64> = labels
-            .filter(|label| label.function == id)
             .map(|label| label.address.wrapping_sub(label.offset))
             .collect();
         places.sort_unstable();
@@ -244,16 +254,24 @@ impl<'a> Solver<'a> {
     }
 
     /// When nothing else helps, all functions that are carried along: they may refer to those
-    /// that are sought.
+    /// that are sought, and to variables that nothing else refers to.
     fn add_helpers(&mut self) -> bool {
         let ambiguous = self.unsettled().any(|id| self.is_needed(id));
         let before = self.functions.len();
-        if ambiguous && before == self.needed {
+        if (ambiguous || self.lacks_variable()) && before == self.needed {
             for id in self.pre.functions() {
                 self.add(id);
+                self.hinted.insert(self.pre.canonical(id));
             }
         }
         self.functions.len() > before
+    }
+
+    /// Whether a wanted variable is one that no settled function refers to.
+    fn lacks_variable(&self) -> bool {
+        (0..).zip(&self.pre.object.symbols).any(|(id, symbol)| {
+            symbol.wanted && symbol.kind != PreSymbolKind::Function && self.claim(id).is_none()
+        })
     }
 
     fn settle(&mut self, id: SymbolId, comparison: Rc<Comparison>) -> Result<(), Refusal> {
@@ -265,6 +283,11 @@ impl<'a> Solver<'a> {
                 None => *claim,
             };
             self.claims.insert(*symbol, merged);
+            self.hinted.insert(*symbol);
+        }
+        for label in &comparison.labels {
+            self.labels.entry(label.function).or_default().push(*label);
+            self.hinted.insert(label.function);
         }
         self.settled.insert(id, comparison);
         Ok(())
