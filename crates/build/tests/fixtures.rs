@@ -48,8 +48,8 @@ fn check_report(fixture: &Fixture, flags: &str, expected: &str, built: &Built) {
         .replaced
         .iter()
         .map(|replaced| match replaced.sympos {
-            0 => replaced.name.clone(),
-            position => format!("{},{position}", replaced.name),
+            0 => readable(&replaced.name),
+            position => format!("{},{position}", readable(&replaced.name)),
         });
     match expected.strip_prefix("replaced(") {
         Some(names) => {
@@ -63,7 +63,7 @@ fn check_report(fixture: &Fixture, flags: &str, expected: &str, built: &Built) {
             assert!(!built.module().exists(), "{what}");
         }
     }
-    let added = report.added.iter().map(|added| added.name.clone());
+    let added = report.added.iter().map(|added| readable(&added.name));
     if let Some(names) = fixture.list("Added") {
         assert_eq!(sorted(added), sorted_names(names), "{what}");
     }
@@ -75,6 +75,26 @@ fn check_report(fixture: &Fixture, flags: &str, expected: &str, built: &Built) {
     let handled = report.handled.iter().map(|refusal| refusal.name.clone());
     let names = fixture.list("Handled").unwrap_or_default();
     assert_eq!(sorted(handled), sorted_names(names), "{what}");
+}
+
+/// A function of Rust by its path, without the hash that depends on the compiler.
+fn readable(name: &str) -> String {
+    const HASH: usize = "17h0123456789abcdefE".len();
+    let path = name.len().checked_sub(HASH).and_then(|end| {
+        let (path, hash) = name.split_at_checked(end)?;
+        hash.starts_with("17h").then_some(path.strip_prefix("_ZN")?)
+    });
+    let Some(mut rest) = path else {
+        return name.to_owned();
+    };
+    let mut parts = Vec::new();
+    while let Some(end) = rest.find(|c: char| !c.is_ascii_digit()) {
+        let length = rest[..end].parse::<usize>().expect("length");
+        let (part, behind) = rest[end..].split_at(length);
+        parts.push(part);
+        rest = behind;
+    }
+    parts.join("::")
 }
 
 fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
@@ -93,64 +113,19 @@ macro_rules! fixtures {
         fn $name() {
             check($file);
         })*
+
+        const LISTED: &[&str] = &[$($file),*];
     };
 }
 
-fixtures! {
-    alias: "alias.c";
-    become_static: "become_static.c";
-    changed_initial_value: "changed_initial_value.c";
-    changed_size: "changed_size.c";
-    changed_value_through_pointer: "changed_value_through_pointer.c";
-    cold_part: "cold_part.c";
-    cold_part_only: "cold_part_only.c";
-    comdat: "comdat.cc";
-    constant_propagation: "constant_propagation.c";
-    constant_table: "constant_table.c";
-    constructor: "constructor.c";
-    equal_names: "equal_names.c";
-    equal_names_both: "equal_names_both.c";
-    exception_table: "exception_table.cc";
-    exceptions: "exceptions.cc";
-    function_pointer: "function_pointer.c";
-    gone_function: "gone_function.c";
-    ifunc: "ifunc.c";
-    inline_assembly: "inline_assembly.c";
-    inlined_callee: "inlined_callee.c";
-    jump_table: "jump_table.c";
-    jump_table_variants: "jump_table_variants.c";
-    label_table: "label_table.c";
-    layout_bit_field: "layout_bit_field.c";
-    layout_class: "layout_class.cc";
-    layout_handled: "layout_handled.c";
-    layout_handled_by_name: "layout_handled_by_name.c";
-    layout_kept: "layout_kept.c";
-    layout_member_added: "layout_member_added.c";
-    layout_on_stacks: "layout_on_stacks.c";
-    layout_union: "layout_union.c";
-    layout_unknown: "layout_unknown.c";
-    layout_without_names: "layout_without_names.c";
-    levels: "levels.c";
-    line_numbers: "line_numbers.c";
-    lto: "lto.c";
-    merged_functions: "merged_functions.c";
-    new_data: "new_data.c";
-    new_function_elsewhere: "new_function_elsewhere.c";
-    newly_inlined: "newly_inlined.c";
-    no_longer_inlined: "no_longer_inlined.c";
-    own_section: "own_section.c";
-    scalar_replacement: "scalar_replacement.c";
-    signature: "signature.c";
-    source_paths: "source_paths.c";
-    split_function: "split_function.c";
-    static_local: "static_local.c";
-    static_local_several: "static_local_several.c";
-    static_local_uncertain: "static_local_uncertain.c";
-    static_objects: "static_objects.cc";
-    string_literal: "string_literal.c";
-    templates: "templates.cc";
-    tls: "tls.c";
-    unchanged: "unchanged.c";
-    virtual_method: "virtual_method.cc";
-    weak: "weak.c";
+each_fixture!(fixtures);
+
+#[test]
+fn every_fixture_is_listed() {
+    let listed: Vec<String> = sorted_names(LISTED.to_vec());
+    let files = std::fs::read_dir("tests/fixtures").expect("fixtures");
+    let files = files.map(|entry| entry.expect("fixture"));
+    let files = files.filter(|entry| entry.path().is_file());
+    let names = files.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    assert_eq!(listed, sorted(names.filter(|name| name != "program.h")));
 }

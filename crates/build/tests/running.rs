@@ -1,15 +1,17 @@
-//! The fixtures' modules in running programs that were built as programs are: without a
-//! section for each function, with their symbols and stripped of them.
+//! The fixtures' modules in running programs, with their symbols and stripped of them.
 
 mod support;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use engraft_engine::{Engine, LoadRequest};
-use support::{Fixture, build, run};
+use engraft_engine::{Engine, Error, LoadRequest};
+use object::{Object as _, ObjectSection as _};
+use support::{Case, Fixture, build};
 
 /// A program that answers each line with one.
 struct Program {
@@ -61,40 +63,26 @@ fn settle(engine: &mut Engine) {
     }
 }
 
+fn load(engine: &mut Engine, module: &[u8]) -> Result<(), Error> {
+    let loaded = engine.load(&LoadRequest {
+        module,
+        file_name: "fixture.lp",
+        parameters: &[],
+        enable: true,
+    });
+    loaded.map(|_| ())
+}
+
 /// Loads the module, disables and unloads it, and compares what the program answers.
-fn check(fixture: &Fixture, flags: &str, strip: bool) {
-    let what = format!("{} {flags} stripped: {strip}", fixture.name);
-    let built = build(fixture, flags);
-    let directory = built.directory.path();
-    let path = directory.join("program");
-    let mut link = fixture.compiler(flags);
-    for unit in fixture.units() {
-        let object = directory.join(format!("plain{unit}.o"));
-        fixture.compile(&object, flags, unit, false, false);
-        link.arg(object);
-    }
-    if flags.contains("-fno-pie") {
-        link.arg("-no-pie");
-    }
-    run(link.arg("-pthread").arg("-o").arg(&path));
-    if strip {
-        run(Command::new("strip").arg(&path));
-    }
-    let mut program = Program::start(&path);
+fn is_followed(fixture: &Fixture, path: &Path, module: &[u8], what: &str) {
+    let mut program = Program::start(path);
     let before = fixture.one("Before");
     let after = fixture.one("After");
     // What answers count up, they go on counting.
     let again = fixture.all("Again").first().copied().unwrap_or(before);
     assert_eq!(program.ask(), before, "{what}");
-    let module = std::fs::read(built.module()).expect("module");
     let mut engine = Engine::open(program.child.id().cast_signed()).expect("open");
-    let load = engine.load(&LoadRequest {
-        module: &module,
-        file_name: "fixture.lp",
-        parameters: &[],
-        enable: true,
-    });
-    if let Err(error) = load {
+    if let Err(error) = load(&mut engine, module) {
         panic!("{what}: {error}; help: {:?}", error.help());
     }
     settle(&mut engine);
@@ -105,35 +93,115 @@ fn check(fixture: &Fixture, flags: &str, strip: bool) {
     engine.unload("fixture").expect("unload");
 }
 
-fn check_all(strip: bool) {
-    let mut names: Vec<String> = std::fs::read_dir("tests/fixtures")
-        .expect("fixtures")
-        .map(|entry| entry.expect("fixture"))
-        .filter(|entry| entry.path().is_file())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort_unstable();
-    let mut count = 0;
-    for name in names {
-        let fixture = Fixture::read(&name);
-        if fixture.all("Before").is_empty() {
-            continue;
-        }
-        let replacing = |case: &support::Case<'_>| case.expect.starts_with("replaced(");
-        for case in fixture.cases().into_iter().filter(replacing) {
-            check(&fixture, case.flags, strip);
-            count += 1;
-        }
+/// The module is not loaded, and the program is as it was.
+fn is_blocked(path: &Path, module: &[u8], reason: &str, what: &str) {
+    let mut program = Program::start(path);
+    let before = program.ask();
+    let mut engine = Engine::open(program.child.id().cast_signed()).expect("open");
+    let error = load(&mut engine, module).expect_err(what);
+    assert!(error.to_string().contains(reason), "{what}: {error}");
+    assert_eq!(program.ask(), before, "{what}");
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", program.child.id()));
+    assert!(!maps.expect("maps").contains("engraft"), "{what}");
+}
+
+fn check(fixture: &Fixture, case: &Case<'_>, strip: bool) {
+    let what = format!("{} {} stripped: {strip}", fixture.name, case.flags);
+    let built = build(fixture, case.flags);
+    let module = std::fs::read(built.module()).expect("module");
+    let directory = built.directory.path();
+    let path = fixture.link(case.flags, directory, strip);
+    let reason = match strip {
+        true => case.blocked_stripped,
+        false => case.blocked,
+    };
+    match reason {
+        Some(reason) => is_blocked(&path, &module, reason, &what),
+        None => is_followed(fixture, &path, &module, &what),
     }
-    assert!(count > 0, "there are fixtures that run");
+    for other in fixture.all("Other") {
+        let (flags, reason) = other.split_once(": ").expect("flags and reason");
+        let path = fixture.link(&format!("{} {flags}", case.flags), directory, strip);
+        is_blocked(&path, &module, reason, &format!("{what} {flags}"));
+    }
 }
 
-#[test]
-fn programs_with_symbols_follow_their_changed_source() {
-    check_all(false);
+fn check_all(name: &str, strip: bool) {
+    let fixture = Fixture::read(name);
+    if fixture.all("Before").is_empty() {
+        return;
+    }
+    let replacing = |case: &Case<'_>| case.expect.starts_with("replaced(");
+    for case in fixture.cases().iter().filter(|case| replacing(case)) {
+        check(&fixture, case, strip);
+    }
 }
 
+/// Each field of a function's exception table is compared, in the order of the table.
 #[test]
-fn stripped_programs_follow_their_changed_source() {
-    check_all(true);
+fn programs_with_another_exception_table_are_refused() {
+    let fixture = Fixture::read("exception_table.cc");
+    let built = build(&fixture, "-O2");
+    let module = std::fs::read(built.module()).expect("module");
+    let path = fixture.link("-O2", built.directory.path(), true);
+    let good = std::fs::read(&path).expect("program");
+    let file = object::File::parse(&*good).expect("ELF");
+    let section = file.section_by_name(".gcc_except_table").expect("table");
+    let (start, _) = section.file_range().expect("contents");
+    let table = start as usize;
+    // One call that may throw, whose landing pad catches one type.
+    assert_eq!(
+        good[table..][..11],
+        [0xff, 0x9b, 13, 1, 4, 4, 5, 21, 1, 1, 0]
+    );
+    let changes = [
+        (0, 0x1b, "its landing pads count from another place"),
+        (1, 0x2b, "pointers of an unknown encoding 0x2b"),
+        (3, 9, "pointers of an unknown encoding 0x9"),
+        (4, 0, "it covers 0 ranges of calls instead of 1"),
+        (
+            5,
+            9,
+            "calls at 0x9 lead to 0x15 instead of 0x4 lead to 0x15",
+        ),
+        (6, 4, "calls at 0x4 lead to 0x15"),
+        (7, 0, "calls at 0x4 lead nowhere"),
+        (8, 0, "what is caught of the calls at 0x4 differs"),
+        (9, 0, "what is caught of the calls at 0x4 differs"),
+    ];
+    for (at, byte, reason) in changes {
+        let mut changed = good.clone();
+        changed[table + at] = byte;
+        std::fs::remove_file(&path).expect("the last one");
+        std::fs::write(&path, changed).expect("program");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("executable");
+        let program = Program::start(&path);
+        let mut engine = Engine::open(program.child.id().cast_signed()).expect("open");
+        let error = load(&mut engine, &module).expect_err(reason).to_string();
+        assert!(
+            error.contains("exceptions do something else in it"),
+            "{error}"
+        );
+        assert!(error.contains(reason), "{error}");
+    }
 }
+
+macro_rules! programs {
+    ($($name:ident: $file:literal;)*) => {
+        mod with_symbols {
+            $(#[test]
+            fn $name() {
+                super::check_all($file, false);
+            })*
+        }
+
+        mod stripped {
+            $(#[test]
+            fn $name() {
+                super::check_all($file, true);
+            })*
+        }
+    };
+}
+
+each_fixture!(programs);

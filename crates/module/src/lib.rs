@@ -34,8 +34,8 @@ pub use linked::{IfuncFixup, Linked, LinkedFunction, LinkedParam};
 pub use module::{Contents, Definition, Param, PatchModule, Region, Section, Symbol, SymbolKind};
 pub use name::{NameError, module_name};
 pub use pre_code::{
-    PRE_CODE_SECTION, PRE_CODE_SYMBOL, PreCode, PreFunction, PreKind, PreObject, PreRelocation,
-    PreSection, PreSymbol, PreSymbolKind,
+    PRE_CODE_SECTION, PRE_CODE_SYMBOL, PreCode, PreExceptionTable, PreFunction, PreKind, PreObject,
+    PreRelocation, PreSection, PreSymbol, PreSymbolKind,
 };
 pub use reference::{Reference, Scope};
 pub use relocation::{Relocation, RelocationKind};

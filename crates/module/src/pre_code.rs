@@ -16,7 +16,7 @@ pub const PRE_CODE_SECTION: &str = ".engraft.pre";
 pub const PRE_CODE_SYMBOL: &str = ".engraft.pre.";
 
 /// Version of the serialized form, its first byte.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Pre-patch code of all objects that a patch module changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct PreObject {
     pub symbols: Vec<PreSymbol>,
     /// The functions that the patch replaces.
     pub functions: Vec<PreFunction>,
+    /// What exceptions do in functions. One that is not listed has no such table.
+    pub exception_tables: Vec<PreExceptionTable>,
 }
 
 /// One function or block of constants, before relocation.
@@ -63,6 +65,10 @@ pub enum PreKind {
     /// Zero-terminated texts, which a linker may have merged with equal ones: each is compared
     /// by itself where the code refers to it.
     Strings,
+    /// Tables of what exceptions do in functions (`.gcc_except_table`), each compared with
+    /// that of its function, by meaning. Their references are those to types, past the
+    /// pointers that they may go through.
+    ExceptionTable,
 }
 
 /// One relocation.
@@ -121,6 +127,17 @@ pub struct PreFunction {
     pub symbol: u32,
     /// Symbols of the parts that the compiler split off (`.cold`).
     pub cold: Vec<u32>,
+}
+
+/// Where the table is of what exceptions do in a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreExceptionTable {
+    /// Symbol of the function, or of a part of one; it has a place.
+    pub function: u32,
+    /// Position in [`PreObject::sections`].
+    pub section: u32,
+    /// Where it begins there.
+    pub offset: u64,
 }
 
 impl PreCode {
@@ -186,7 +203,14 @@ impl PreObject {
         let functions = self.functions.iter().all(|function| {
             is_code(function.symbol) && function.cold.iter().all(|part| is_code(*part))
         });
-        sections && symbols && functions
+        let tables = self.exception_tables.iter().all(|table| {
+            let section = self.sections.get(table.section as usize);
+            let inside = section.is_some_and(|section| {
+                section.kind == PreKind::ExceptionTable && table.offset < section.bytes.len() as u64
+            });
+            inside && is_code(table.function)
+        });
+        sections && symbols && functions && tables
     }
 }
 
@@ -198,17 +222,25 @@ mod tests {
         PreCode {
             objects: vec![PreObject {
                 name: None,
-                sections: vec![PreSection {
-                    name: ".text.f".into(),
-                    kind: PreKind::Code,
-                    bytes: vec![0xe8, 0, 0, 0, 0, 0xc3],
-                    relocations: vec![PreRelocation {
-                        offset: 1,
-                        kind: 4,
-                        symbol: 1,
-                        addend: -4,
-                    }],
-                }],
+                sections: vec![
+                    PreSection {
+                        name: ".text.f".into(),
+                        kind: PreKind::Code,
+                        bytes: vec![0xe8, 0, 0, 0, 0, 0xc3],
+                        relocations: vec![PreRelocation {
+                            offset: 1,
+                            kind: 4,
+                            symbol: 1,
+                            addend: -4,
+                        }],
+                    },
+                    PreSection {
+                        name: ".gcc_except_table.f".into(),
+                        kind: PreKind::ExceptionTable,
+                        bytes: vec![0xff, 0xff, 1, 0],
+                        relocations: Vec::new(),
+                    },
+                ],
                 symbols: ["f", "g"]
                     .map(|name| PreSymbol {
                         name: name.into(),
@@ -225,6 +257,11 @@ mod tests {
                     symbol: 0,
                     cold: Vec::new(),
                 }],
+                exception_tables: vec![PreExceptionTable {
+                    function: 0,
+                    section: 1,
+                    offset: 0,
+                }],
             }],
         }
     }
@@ -238,7 +275,7 @@ mod tests {
     #[test]
     fn positions_out_of_range_are_refused() {
         type Damage = fn(&mut PreObject);
-        let damages: [Damage; 6] = [
+        let damages: [Damage; 9] = [
             |object| object.sections[0].relocations[0].symbol = 2,
             |object| object.sections[0].relocations[0].offset = 6,
             |object| {
@@ -246,7 +283,10 @@ mod tests {
                 second.offset = 0;
                 object.sections[0].relocations.push(second);
             },
-            |object| object.symbols[0].place = Some((1, 0)),
+            |object| object.symbols[0].place = Some((2, 0)),
+            |object| object.exception_tables[0].function = 1,
+            |object| object.exception_tables[0].section = 0,
+            |object| object.exception_tables[0].offset = 4,
             |object| object.functions[0].symbol = 1,
             |object| object.sections[0].kind = PreKind::ReadOnly,
         ];

@@ -48,6 +48,7 @@ fn object(name: Option<&str>) -> PreObject {
             symbol: 0,
             cold: Vec::new(),
         }],
+        exception_tables: Vec::new(),
     }
 }
 

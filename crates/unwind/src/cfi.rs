@@ -46,6 +46,9 @@ pub enum CfiErrorKind {
     /// The header cannot be parsed.
     #[error("malformed header ({0})")]
     MalformedHeader(gimli::Error),
+    /// A description cannot be parsed.
+    #[error("malformed frame description ({0})")]
+    Malformed(gimli::Error),
     /// The header points outside the mapping that should hold the section.
     #[error("the section would be at {0:#x}, outside the mapping of the header")]
     OutsideMapping(u64),
@@ -140,6 +143,28 @@ impl Cfi {
             .entries()
             .map(|(range, offset)| (range, address(offset)))
             .collect()
+    }
+
+    /// The function that `pc` is in: where it starts, and where its exception table is, if it
+    /// has one.
+    ///
+    /// # Errors
+    ///
+    /// [`CfiErrorKind::Malformed`] when its description cannot be read.
+    pub fn exception_table(&self, pc: u64) -> Result<Option<(u64, Option<u64>)>, CfiErrorKind> {
+        let Some(description) = self.find(pc).map_err(CfiErrorKind::Malformed)? else {
+            return Ok(None);
+        };
+        let table = match description.lsda() {
+            Some(Pointer::Direct(0)) | None => None,
+            Some(Pointer::Direct(address)) => Some(address),
+            Some(Pointer::Indirect(_)) => {
+                let encoding = gimli::constants::DW_EH_PE_indirect;
+                let error = gimli::Error::UnsupportedPointerEncoding(encoding);
+                return Err(CfiErrorKind::Malformed(error));
+            }
+        };
+        Ok(Some((description.initial_address(), table)))
     }
 
     pub(crate) fn section(&self) -> &Section {

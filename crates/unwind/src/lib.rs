@@ -12,7 +12,9 @@
 mod call_site;
 mod cfi;
 mod code_map;
+mod cursor;
 mod encode;
+mod exception_table;
 mod expression;
 mod frame_table;
 mod reason;
@@ -29,6 +31,9 @@ mod walk;
 pub use cfi::{Cfi, CfiError, CfiErrorKind, Section};
 pub use code_map::{CodeMap, CodeMapError, CodeMapErrorKind, CodeObject};
 pub use engraft_elf::{ReadMemory, Unreadable};
+pub use exception_table::{
+    Action, CallRange, ExceptionTable, ExceptionTableError, TypeField, TypeReference,
+};
 pub use reason::{Reason, ReasonKind};
 pub use registers::Registers;
 pub use scan::{StackHit, scan};

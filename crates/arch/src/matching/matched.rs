@@ -13,6 +13,9 @@ pub struct Matched {
     /// call, and what a linker removed (the call of `__tls_get_addr`, the slot of the own
     /// module).
     pub values: Vec<(usize, Value)>,
+    /// Where branches lead that have no field and leave the function. Whether it is the same
+    /// place is for the caller to say.
+    pub exits: Vec<Exit>,
     /// Where each instruction is: offset in the object file, address in the program. Sorted
     /// by both. Padding is left out; a sequence that the linker rewrote as a whole is listed
     /// once.
@@ -23,6 +26,17 @@ pub struct Matched {
     pub(super) running_padding: Vec<u64>,
     /// Length of the object file's code, and where the program's ends.
     pub(super) end: (u32, u64),
+}
+
+/// A branch out of a function to elsewhere in its section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The branch: offset in the object file, address in the program.
+    pub from: (u32, u64),
+    /// Distance of its target from the function's start in the object file.
+    pub to: i64,
+    /// Address of its target in the program.
+    pub target: u64,
 }
 
 impl Matched {

@@ -51,8 +51,8 @@ pub enum Difference {
     /// The object file's code is no instruction.
     #[error("the object file's bytes are no instruction")]
     BeforeUndecodable,
-    /// The object file has a branch out of the function, or an access to an address
-    /// outside, without a relocation.
+    /// The object file has an access to an address outside the function, without a
+    /// relocation.
     #[error("it refers to what is outside the function, without a relocation")]
     LeavesFunction,
     /// A relocation in the object file does not fit its instruction.

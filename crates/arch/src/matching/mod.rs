@@ -11,13 +11,13 @@
 //!   (-mbranches-within-32B-boundaries) count for nothing either;
 //! - the length of direct jumps: the assembler resolves a jump within a section, and takes
 //!   the short form where it reaches. A jump inside the function must lead to the matching
-//!   instruction, one out of it must have a relocation in the object file;
+//!   instruction; one out of it has a relocation in the object file, or is an [`Exit`];
 //! - what linkers make of accesses through the GOT and to thread-local variables when they
 //!   know the symbol's place (x86-64 psABI, "Linker Optimization", and "ELF Handling For
 //!   Thread-Local Storage").
 //!
 //! Everything else must be equal byte by byte, or it is a [`Mismatch`], which shows both
-//! instructions. A match proves nothing about what the fields refer to; comparing the values
+//! instructions. A match proves nothing about what the fields and exits refer to; comparing the values
 //! with what is known of the symbols is up to the caller, as are jump tables and constants.
 
 mod field;
@@ -31,7 +31,7 @@ mod tls_base;
 mod walk;
 
 pub use field::{Field, FieldKind, Value};
-pub use matched::Matched;
+pub use matched::{Exit, Matched};
 pub use mismatch::{Difference, Mismatch};
 pub use pattern::Pattern;
 

@@ -55,6 +55,9 @@ pub(super) enum Form {
     Reference { distance: usize, to: u32 },
     /// Direct jump, branch or call within the function.
     Branch { to: u32 },
+    /// Direct jump, branch or call without a field to what is so far from the function's start,
+    /// outside of it: the assembler resolves what stays in a section.
+    Exit { to: i64 },
     /// Direct jump, branch or call with a field.
     FieldBranch,
     /// Nop.
@@ -212,7 +215,9 @@ impl<'a> Pattern<'a> {
             return match (fields, inside(target)) {
                 ([field], _) if field.kind == FieldKind::Relative32 => Form::FieldBranch,
                 ([], Some(to)) => Form::Branch { to },
-                ([], None) => Form::Unmatchable(Difference::LeavesFunction),
+                ([], None) => Form::Exit {
+                    to: target.cast_signed(),
+                },
                 _ => Form::Unmatchable(Difference::UnfitField),
             };
         }

@@ -172,6 +172,21 @@ fn a_jump_into_an_instruction_needs_the_same_instruction() {
 }
 
 #[test]
+fn branches_to_elsewhere_in_the_section_are_listed() {
+    // A jump and a call out of the function; the program has the jump in its long form.
+    let before = bytes("eb ee e8 00 01 00 00");
+    let running = bytes("e9 eb ff ff ff e8 f0 00 00 00");
+    let matched = match_code(&before, &[], 0x1000, &running).expect("equal");
+    let exits = [(0, 0x1000, -16, 0xff0), (2, 0x1005, 0x107, 0x10fa)];
+    let found = matched.exits.iter();
+    let found = found.map(|exit| (exit.from.0, exit.from.1, exit.to, exit.target));
+    assert_eq!(found.collect::<Vec<_>>(), exits);
+    // A call is no jump.
+    let (_, _, reason) = refused("eb ee", &[], "e8 eb ff ff ff");
+    assert_eq!(reason, Difference::Instruction);
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     assert_eq!(refused("", &[], "c3"), (0, 0, Difference::NoCode));
     assert_eq!(refused("90 90", &[], "90 90"), (0, 0, Difference::NoCode));
@@ -189,11 +204,11 @@ fn what_cannot_be_compared_is_refused() {
         refused("50 c3", &[], undecodable),
         (1, 1, Difference::RunningUndecodable)
     );
-    // Branches and accesses out of the function, without a relocation.
-    for before in ["eb 70", "e8 fb ff ff 7f", "8b 05 00 01 00 00"] {
-        let refused = refused(before, &[], before);
-        assert_eq!(refused, (0, 0, Difference::LeavesFunction), "{before}");
-    }
+    // An access out of the function, without a relocation.
+    let outside = "8b 05 00 01 00 00";
+    let (before, running, reason) = refused(outside, &[], outside);
+    assert_eq!((before, running), (0, 0));
+    assert_eq!(reason, Difference::LeavesFunction);
     // The program's branch leaves the function, the object file's does not.
     let (_, _, reason) = refused("75 01 50 c3", &[], "75 7f 50 c3");
     assert!(matches!(

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::compare::{ObjectChange, Reason, hot_part};
 use crate::error::{BuildError, Context as _};
-use crate::object::{ObjectFile, SectionKind};
+use crate::object::{ObjectFile, SectionKind, is_exception_pointer};
 use crate::program::Program;
 use pre_code::PreCodeBuilder;
 use select::Selection;
@@ -110,7 +110,7 @@ fn extract_object(
         let kind = after.sections[*section].kind;
         match &selection.sections[&(object, *section)] {
             Some(Reason::Added) => extracted.added.push((after.name.clone(), title)),
-            None if kind.is_variable() && !title.starts_with("DW.ref.") => {
+            None if kind.is_variable() && !is_exception_pointer(&title) => {
                 extracted.added.push((after.name.clone(), title));
             }
             Some(reason) if hot_part(after, *section).is_none() => {

@@ -1,18 +1,17 @@
 //! Collecting the pre-patch code by which the running program is recognised and its
 //! functions and variables are found.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use engraft_module::{
-    PreFunction, PreKind, PreObject, PreRelocation, PreSection, PreSymbol, PreSymbolKind,
+    PreExceptionTable, PreFunction, PreKind, PreObject, PreRelocation, PreSection, PreSymbol,
+    PreSymbolKind,
 };
 
 use crate::error::BuildError;
 use crate::object::{Binding, ObjectFile, Relocation, SectionKind, SymbolKind, Target};
 use crate::program::Program;
-
-/// Bytes of code that hardly any two functions of a program share.
-const DISTINCTIVE_LENGTH: u64 = 128;
 
 /// A symbol before the change: object, and symbol or place in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,12 +26,17 @@ enum Identity {
     Element(usize, usize, i64),
 }
 
+/// Where exception tables are: section and offset, by those of the code.
+type ExceptionTables = BTreeMap<(usize, i64), (usize, i64)>;
+
 /// Pre-patch code of one object of the target (executable or library), as it grows.
 pub(super) struct PreCodeBuilder<'a> {
     program: &'a Program,
     code: PreObject,
     symbols: HashMap<Identity, u32>,
     sections: HashMap<(usize, usize), u32>,
+    /// By object.
+    exception_tables: HashMap<usize, Rc<ExceptionTables>>,
 }
 
 impl<'a> PreCodeBuilder<'a> {
@@ -45,6 +49,7 @@ impl<'a> PreCodeBuilder<'a> {
             },
             symbols: HashMap::new(),
             sections: HashMap::new(),
+            exception_tables: HashMap::new(),
         }
     }
 
@@ -84,18 +89,15 @@ impl<'a> PreCodeBuilder<'a> {
         Ok(function)
     }
 
-    /// Adds code that refers to wanted variables which nothing refers to yet, and to functions
-    /// so short that the program may well have others like them.
+    /// Adds code that refers to what is wanted and nothing refers to yet: to variables, and to
+    /// functions that the program may well have others like.
     pub(super) fn finish(mut self) -> Result<PreObject, BuildError> {
         let referred: BTreeSet<u32> = self.list_referred();
-        let missing: Vec<(usize, usize)> = self
+        let missing: BTreeSet<(usize, usize)> = self
             .symbols
             .iter()
             .filter(|(_, index)| {
-                let symbol = &self.code.symbols[**index as usize];
-                let tells_itself =
-                    symbol.kind == PreSymbolKind::Function && symbol.size >= DISTINCTIVE_LENGTH;
-                symbol.wanted && !tells_itself && !referred.contains(index)
+                self.code.symbols[**index as usize].wanted && !referred.contains(index)
             })
             .filter_map(|(identity, _)| match identity {
                 Identity::Symbol(object, symbol) => Some((*object, *symbol)),
@@ -129,7 +131,8 @@ impl<'a> PreCodeBuilder<'a> {
         let mut seen = BTreeSet::new();
         for candidate in order.into_iter().filter(|object| seen.insert(*object)) {
             let file = self.program.before(candidate)?;
-            if let Some(section) = find_user(file, candidate == object, symbol, &name)
+            let tables = self.exception_tables_of(candidate)?;
+            if let Some(section) = find_user(file, &tables, candidate == object, symbol, &name)
                 && let Some(function) = file.first_symbol(section)
             {
                 let index = self.symbol(candidate, function)?;
@@ -197,10 +200,15 @@ impl<'a> PreCodeBuilder<'a> {
         if let Some(index) = self.sections.get(&(object, section)) {
             return Ok(Some(*index));
         }
-        let source = &self.program.before(object)?.sections[section];
+        let file = self.program.before(object)?;
+        let source = &file.sections[section];
         let kind = match source.kind {
             SectionKind::Code => PreKind::Code,
             SectionKind::ReadOnly => PreKind::ReadOnly,
+            SectionKind::ExceptionTable => PreKind::ExceptionTable,
+            SectionKind::RelocatedReadOnly if is_type_description(file, section) => {
+                PreKind::ReadOnly
+            }
             _ => return Ok(None),
         };
         let index = self.code.sections.len() as u32;
@@ -213,7 +221,8 @@ impl<'a> PreCodeBuilder<'a> {
         });
         let mut relocations = Vec::new();
         for relocation in &source.relocations {
-            let (symbol, addend) = self.target(object, relocation)?;
+            let (symbol, addend) =
+                self.target(object, relocation, kind == PreKind::ExceptionTable)?;
             relocations.push(PreRelocation {
                 offset: relocation.offset as u32,
                 kind: relocation.kind,
@@ -224,6 +233,10 @@ impl<'a> PreCodeBuilder<'a> {
         self.code.sections[index as usize].relocations = relocations;
         if kind == PreKind::ReadOnly {
             self.mark_starts(object, section, index)?;
+        }
+        if kind == PreKind::Code {
+            self.place_functions(object, section, index)?;
+            self.carry_exception_tables(object, section)?;
         }
         Ok(Some(index))
     }
@@ -260,10 +273,74 @@ impl<'a> PreCodeBuilder<'a> {
         Ok(())
     }
 
+    /// Says where the functions of a section are: they refer to each other by distance.
+    fn place_functions(
+        &mut self,
+        object: usize,
+        section: usize,
+        carried: u32,
+    ) -> Result<(), BuildError> {
+        let file = self.program.before(object)?;
+        for function in file.functions_in(section) {
+            if self.origin(object, function)? == (object, function) {
+                let index = self.symbol(object, function)? as usize;
+                let offset = file.symbols[function].place.map_or(0, |(_, offset)| offset);
+                self.code.symbols[index].place = Some((carried, offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes along what exceptions do in the functions of a section.
+    fn carry_exception_tables(&mut self, object: usize, section: usize) -> Result<(), BuildError> {
+        let file = self.program.before(object)?;
+        let tables = self.exception_tables_of(object)?;
+        for (code, table) in tables.range((section, i64::MIN)..=(section, i64::MAX)) {
+            let Some((symbol, 0)) = file.symbol_at(section, code.1) else {
+                let message = format!(
+                    "{}: '{}' has an exception table for a part without a name",
+                    file.name,
+                    file.title(section)
+                );
+                return Err(BuildError::new(message)
+                    .with_help("give the part a symbol: code from a compiler has one"));
+            };
+            let function = self.symbol(object, symbol)?;
+            let placed = self.code.symbols[function as usize].place.is_some();
+            if let (true, Some(section)) = (placed, self.section(object, table.0)?) {
+                self.code.exception_tables.push(PreExceptionTable {
+                    function,
+                    section,
+                    offset: table.1.cast_unsigned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn exception_tables_of(&mut self, object: usize) -> Result<Rc<ExceptionTables>, BuildError> {
+        if let Some(tables) = self.exception_tables.get(&object) {
+            return Ok(Rc::clone(tables));
+        }
+        let tables = Rc::new(self.program.before(object)?.exception_tables());
+        self.exception_tables.insert(object, Rc::clone(&tables));
+        Ok(tables)
+    }
+
     /// Symbol and addend of a relocation, with what was counted from a section counted from
     /// the function or variable in it.
-    fn target(&mut self, object: usize, relocation: &Relocation) -> Result<(u32, i64), BuildError> {
+    fn target(
+        &mut self,
+        object: usize,
+        relocation: &Relocation,
+        of_exceptions: bool,
+    ) -> Result<(u32, i64), BuildError> {
         let file = self.program.before(object)?;
+        let relocation = if of_exceptions {
+            file.past_pointer(relocation)
+        } else {
+            relocation
+        };
         let (section, offset) = match file.target(relocation) {
             Target::Symbol { symbol, .. } => {
                 return Ok((self.symbol(object, symbol)?, relocation.addend));
@@ -280,7 +357,7 @@ impl<'a> PreCodeBuilder<'a> {
         }
         if let Some((symbol, distance)) = file.symbol_at(section, offset) {
             let index = self.symbol(object, symbol)?;
-            if kind == SectionKind::ReadOnly {
+            if kind == SectionKind::ReadOnly || is_type_description(file, section) {
                 self.carry(index, object, symbol)?;
             }
             return Ok((index, distance + rest));
@@ -364,14 +441,34 @@ fn describe_section(file: &ObjectFile, section: usize) -> PreSymbol {
     }
 }
 
-/// The smallest function that refers to a symbol: to the very one in its own object, to one of
-/// its name elsewhere.
-fn find_user(file: &ObjectFile, own: bool, symbol: usize, name: &str) -> Option<usize> {
+/// What a type's description in C++ holds is the type's name, by which exceptions are caught:
+/// it tells types apart that nothing else does in a stripped program.
+fn is_type_description(file: &ObjectFile, section: usize) -> bool {
+    file.sections[section].kind == SectionKind::RelocatedReadOnly
+        && file.title(section).starts_with("_ZTI")
+}
+
+/// The smallest function that refers to a symbol, or whose exception table does: to the very
+/// one in its own object, to one of its name elsewhere.
+fn find_user(
+    file: &ObjectFile,
+    tables: &ExceptionTables,
+    own: bool,
+    symbol: usize,
+    name: &str,
+) -> Option<usize> {
     let refers = |relocation: &Relocation| match file.target(relocation) {
         Target::Place { section, offset } => {
             own && file.symbol_at(section, offset).map(|found| found.0) == Some(symbol)
         }
         Target::Symbol { symbol, .. } => file.symbols[symbol].name == name,
+    };
+    let is_caught_in = |code: usize| {
+        let mut own = tables.range((code, i64::MIN)..=(code, i64::MAX));
+        own.any(|(_, table)| {
+            let mut types = file.sections[table.0].relocations.iter();
+            types.any(|relocation| refers(file.past_pointer(relocation)))
+        })
     };
     let sections = file.sections.iter().enumerate();
     let itself = file.symbols.get(symbol).and_then(|symbol| symbol.place);
@@ -379,7 +476,7 @@ fn find_user(file: &ObjectFile, own: bool, symbol: usize, name: &str) -> Option<
         section.kind == SectionKind::Code
             && !(own && itself.is_some_and(|(section, _)| section == *index))
             && file.first_symbol(*index).is_some()
-            && section.relocations.iter().any(refers)
+            && (section.relocations.iter().any(refers) || is_caught_in(*index))
     });
     users
         .min_by_key(|(_, section)| section.size)

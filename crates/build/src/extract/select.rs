@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::compare::{ObjectChange, Reason};
 use crate::error::BuildError;
-use crate::object::{Binding, ObjectFile, Relocation, SectionKind, SymbolKind, Target};
+use crate::object::{
+    Binding, ObjectFile, Relocation, SectionKind, SymbolKind, Target, is_exception_pointer,
+};
 use crate::program::Program;
 
 /// What a relocation of a section that is taken along will refer to.
@@ -219,7 +221,7 @@ impl<'a> Selection<'a> {
                         "give the variables of that name different names in both versions",
                     );
                 }
-                if is_exception_reference(title) || comparison.constants.contains(&target) {
+                if is_exception_pointer(title) || comparison.constants.contains(&target) {
                     self.add(object, target, None);
                 } else if !paired && kind == SectionKind::Tls {
                     return refuse(
@@ -269,9 +271,4 @@ fn is_table_entry(object: &ObjectFile, section: usize, relocation: &Relocation) 
 fn is_function_name(name: &str) -> bool {
     let base = name.split('.').next().unwrap_or(name);
     ["__func__", "__FUNCTION__", "__PRETTY_FUNCTION__"].contains(&base)
-}
-
-/// Pointers that exception tables and frame descriptions go through.
-fn is_exception_reference(name: &str) -> bool {
-    name.starts_with("DW.ref.")
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{ObjectFile, Section, SectionKind, Target};
+use super::{ObjectFile, Relocation, Section, SectionKind, Target};
 
 /// A record of `.eh_frame`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) struct FrameFunction {
     pub common: usize,
     /// Section and offset of the code.
     pub code: (usize, i64),
-    /// Section of the exception table.
-    pub table: Option<usize>,
+    /// Section and offset of the exception table.
+    pub table: Option<(usize, i64)>,
 }
 
 impl ObjectFile {
@@ -54,12 +54,37 @@ impl ObjectFile {
                 continue;
             };
             let sections = found.entry(function.code.0).or_default();
-            sections.extend(function.table);
+            sections.extend(function.table.map(|(section, _)| section));
             let common = commons.get(&(record.section, function.common));
             sections.extend(common.into_iter().flatten());
         }
         found.retain(|_, sections| !sections.is_empty());
         found
+    }
+
+    /// Where the exception tables of functions are: section and offset, by those of the code.
+    #[must_use]
+    pub(crate) fn exception_tables(&self) -> BTreeMap<(usize, i64), (usize, i64)> {
+        let frames = self.frames().into_iter();
+        let functions = frames.filter_map(|record| record.function);
+        functions
+            .filter_map(|function| Some((function.code, function.table?)))
+            .collect()
+    }
+
+    /// The relocation itself, or that of the pointer that it leads to: exception tables refer
+    /// to what may lie in a library through one. GCC calls it `DW.ref.NAME`, clang nothing.
+    #[must_use]
+    pub(crate) fn past_pointer<'a>(&'a self, relocation: &'a Relocation) -> &'a Relocation {
+        let Target::Place { section, offset } = self.target(relocation) else {
+            return relocation;
+        };
+        let is_pointer = self
+            .symbol_at(section, offset)
+            .is_none_or(|(symbol, _)| is_exception_pointer(&self.symbols[symbol].name));
+        let mut contents = self.sections[section].relocations.iter();
+        let content = contents.find(|content| content.offset.cast_signed() == offset);
+        content.filter(|_| is_pointer).unwrap_or(relocation)
     }
 
     fn referred_in(&self, record: &FrameRecord) -> Vec<usize> {
@@ -127,8 +152,12 @@ impl ObjectFile {
             common,
             code: place(code?)?,
             table: rest
-                .find(|(section, _)| self.sections[*section].kind == SectionKind::ExceptionTable)
-                .map(|(section, _)| section),
+                .find(|(section, _)| self.sections[*section].kind == SectionKind::ExceptionTable),
         })
     }
+}
+
+/// Pointers that exception tables and frame descriptions go through.
+pub(crate) fn is_exception_pointer(name: &str) -> bool {
+    name.starts_with("DW.ref.")
 }

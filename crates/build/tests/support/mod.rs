@@ -1,8 +1,10 @@
-//! Fixtures: one source file, compiled as it was before a change and (with `-DAFTER`) as it is
-//! after it, with directives in lines of their own:
+//! Fixtures: one source file, compiled as it was before a change and (with `-DAFTER` or, in Rust,
+//! `--cfg after`) as it is after it, with directives in lines of their own:
 //!
 //! - `//#Unit: NAME`: the file is several objects, this one of which is compiled with
 //!   `-DUNIT_NAME`; the order is that in which they are linked;
+//! - `//#Library: NAME`: the unit that is not in the program but in a library that it uses; the
+//!   patch is for the library;
 //! - `//#Flags: FLAGS` of the compiler, several lines of which are tried one after another; the
 //!   first word may be another compiler (`clang`, which stands for clang++ in C++);
 //! - `//#Hook: FILE`: a hook, in `tests/fixtures/hooks`;
@@ -13,13 +15,88 @@
 //! - `//#Handled: NAME, ...`: what would be refused without the hook;
 //! - `//#Before: LINE` and `//#After: LINE`: what the program answers to a line of input
 //!   before and after the patch is loaded. It answers like before again once it is disabled;
-//! - `//#Again: LINE`: what it answers then, if that is something else because it counts.
+//! - `//#Again: LINE`: what it answers then, if that is something else because it counts;
+//! - `//#Blocked: TEXT`: the patch of what is expected above is not loaded, with this reason;
+//! - `//#BlockedStripped: TEXT`: the same for stripped programs only;
+//! - `//#Other: FLAGS: TEXT`: nor is it loaded, with this reason, into a program that was built
+//!   with these flags beside its own.
 #![allow(dead_code, unreachable_pub)] // each test binary uses its own part
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engraft_build::{BuildError, ModuleRequest, ObjectPair, Report, build_module};
+
+/// Hands the list of all fixtures, with a name for each, to another macro.
+#[macro_export]
+macro_rules! each_fixture {
+    ($do:ident) => {
+        $do! {
+            alias: "alias.c";
+            become_static: "become_static.c";
+            changed_initial_value: "changed_initial_value.c";
+            changed_size: "changed_size.c";
+            changed_value_through_pointer: "changed_value_through_pointer.c";
+            cold_part: "cold_part.c";
+            cold_part_only: "cold_part_only.c";
+            comdat: "comdat.cc";
+            constant_propagation: "constant_propagation.c";
+            constant_table: "constant_table.c";
+            constructor: "constructor.c";
+            equal_names: "equal_names.c";
+            equal_names_both: "equal_names_both.c";
+            exception_table: "exception_table.cc";
+            exceptions: "exceptions.cc";
+            function_pointer: "function_pointer.c";
+            generics: "generics.rs";
+            gone_function: "gone_function.c";
+            ifunc: "ifunc.c";
+            inline_assembly: "inline_assembly.c";
+            inlined_callee: "inlined_callee.c";
+            jump_table: "jump_table.c";
+            jump_table_variants: "jump_table_variants.c";
+            label_table: "label_table.c";
+            layout_bit_field: "layout_bit_field.c";
+            layout_class: "layout_class.cc";
+            layout_handled: "layout_handled.c";
+            layout_handled_by_name: "layout_handled_by_name.c";
+            layout_kept: "layout_kept.c";
+            layout_member_added: "layout_member_added.c";
+            layout_on_stacks: "layout_on_stacks.c";
+            layout_union: "layout_union.c";
+            layout_unknown: "layout_unknown.c";
+            layout_without_names: "layout_without_names.c";
+            levels: "levels.c";
+            library_calls: "library_calls.c";
+            library_target: "library_target.c";
+            line_numbers: "line_numbers.c";
+            lto: "lto.c";
+            merged_functions: "merged_functions.c";
+            new_data: "new_data.c";
+            new_function_elsewhere: "new_function_elsewhere.c";
+            newly_inlined: "newly_inlined.c";
+            no_longer_inlined: "no_longer_inlined.c";
+            own_section: "own_section.c";
+            panics: "panics.rs";
+            scalar_replacement: "scalar_replacement.c";
+            short_function: "short_function.c";
+            signature: "signature.c";
+            source_paths: "source_paths.c";
+            split_function: "split_function.c";
+            static_local: "static_local.c";
+            static_local_several: "static_local_several.c";
+            static_local_uncertain: "static_local_uncertain.c";
+            static_objects: "static_objects.cc";
+            string_literal: "string_literal.c";
+            templates: "templates.cc";
+            tls: "tls.c";
+            unchanged: "unchanged.c";
+            unused_variable: "unused_variable.c";
+            virtual_method: "virtual_method.cc";
+            weak: "weak.c";
+        }
+    };
+}
 
 pub struct Fixture {
     pub name: String,
@@ -31,6 +108,10 @@ pub struct Fixture {
 pub struct Case<'a> {
     pub flags: &'a str,
     pub expect: &'a str,
+    /// Why it is not loaded.
+    pub blocked: Option<&'a str>,
+    /// Why it is not loaded into a stripped program.
+    pub blocked_stripped: Option<&'a str>,
 }
 
 impl Fixture {
@@ -72,14 +153,30 @@ impl Fixture {
 
     pub fn cases(&self) -> Vec<Case<'_>> {
         let mut flags = Vec::new();
-        let mut cases = Vec::new();
+        let mut cases: Vec<Case<'_>> = Vec::new();
+        let mut last = 0;
         for (key, value) in &self.directives {
             match &**key {
                 "Flags" => flags.push(&**value),
-                "Expect" => cases.extend(flags.drain(..).map(|flags| Case {
-                    flags,
-                    expect: value,
-                })),
+                "Expect" => {
+                    last = cases.len();
+                    cases.extend(flags.drain(..).map(|flags| Case {
+                        flags,
+                        expect: value,
+                        blocked: None,
+                        blocked_stripped: None,
+                    }));
+                }
+                "Blocked" => {
+                    for case in &mut cases[last..] {
+                        case.blocked = Some(value);
+                        case.blocked_stripped = Some(value);
+                    }
+                }
+                "BlockedStripped" => {
+                    let cases = cases[last..].iter_mut();
+                    cases.for_each(|case| case.blocked_stripped = Some(value));
+                }
                 _ => {}
             }
         }
@@ -102,36 +199,68 @@ impl Fixture {
         names.map(|name| directory.join(name)).collect()
     }
 
-    fn is_cxx(&self) -> bool {
-        match self.path.extension().and_then(|name| name.to_str()) {
-            Some("c") => false,
-            Some("cc") => true,
-            other => panic!("{}: extension {other:?}", self.name),
-        }
+    /// The unit that is linked into a library, which the patch is for.
+    pub fn library(&self) -> Option<&str> {
+        self.all("Library").first().copied()
+    }
+
+    /// Units that the patch is about.
+    fn patched_units(&self) -> Vec<&str> {
+        self.library()
+            .map_or_else(|| self.units(), |unit| vec![unit])
+    }
+
+    pub fn is_rust(&self) -> bool {
+        self.extension() == "rs"
+    }
+
+    fn extension(&self) -> &str {
+        let extension = self.path.extension().and_then(|name| name.to_str());
+        extension.expect("extension")
     }
 
     /// The compiler and its flags.
-    pub fn compiler(&self, flags: &str) -> Command {
+    fn compiler(&self, flags: &str) -> Command {
         let mut flags = flags.split_whitespace().peekable();
         let clang = flags.next_if(|first| *first == "clang").is_some();
-        let mut command = Command::new(match (clang, self.is_cxx()) {
-            (false, false) => "gcc",
-            (false, true) => "g++",
-            (true, false) => "clang",
-            (true, true) => "clang++",
+        let mut command = Command::new(match (self.extension(), clang) {
+            ("c", false) => "gcc",
+            ("cc", false) => "g++",
+            ("c", true) => "clang",
+            ("cc", true) => "clang++",
+            ("rs", false) => "rustc",
+            other => panic!("{}: {other:?}", self.name),
         });
+        command.arg("-g").args(flags);
+        if !self.is_rust() {
+            command.arg("-I").arg(self.path.with_file_name(""));
+        }
         command
-            .arg("-g")
-            .args(flags)
-            .arg("-I")
-            .arg(self.path.with_file_name(""));
-        command
+    }
+
+    /// A copy of the source in a tree of its own: the tree, and the source's path.
+    fn place_source(&self, directory: &Path, after: bool) -> (PathBuf, PathBuf) {
+        let tree = directory.join(if after { "after/src" } else { "before/src" });
+        std::fs::create_dir_all(&tree).expect("tree");
+        let source = tree.join(&self.name);
+        std::fs::copy(&self.path, &source).expect("copy");
+        (tree, source)
     }
 
     /// Compiles one version of one unit in a tree of its own, at a time of its own; with
     /// `sections` as `engraft build` does it.
-    pub fn compile(&self, output: &Path, flags: &str, unit: &str, after: bool, sections: bool) {
+    fn compile(&self, output: &Path, flags: &str, unit: &str, after: bool, sections: bool) {
         let mut command = self.compiler(flags);
+        let (tree, source) = self.place_source(output.parent().expect("directory"), after);
+        if self.is_rust() {
+            if after {
+                command.args(["--cfg", "after"]);
+            }
+            // One object; rustc has a section for each function anyway.
+            command.args(["--emit=obj", "-Ccodegen-units=1", "-o"]);
+            run(command.arg(output).arg(&self.name).current_dir(tree));
+            return;
+        }
         if sections {
             command.args(["-ffunction-sections", "-fdata-sections"]);
         }
@@ -141,17 +270,61 @@ impl Fixture {
         if !unit.is_empty() {
             command.arg(format!("-DUNIT_{unit}"));
         }
-        let directory = output.parent().expect("directory");
-        let tree = directory.join(if after { "after/src" } else { "before/src" });
-        std::fs::create_dir_all(&tree).expect("tree");
-        let source = tree.join(&self.name);
-        std::fs::copy(&self.path, &source).expect("copy");
         let time = if after { "1700000000" } else { "1600000000" };
         command.env("SOURCE_DATE_EPOCH", time).current_dir(tree);
         command.arg("-c").arg("-o").arg(output).arg(source);
         run(&mut command);
     }
+
+    /// Builds the program as it was before the change, as programs are built: without a
+    /// section for each function.
+    pub fn link(&self, flags: &str, directory: &Path, strip: bool) -> PathBuf {
+        let path = directory.join("program");
+        if self.is_rust() {
+            let (tree, _) = self.place_source(directory, false);
+            let mut command = self.compiler(flags);
+            command.args(["-Ccodegen-units=1", "-o"]).arg(&path);
+            run(command.arg(&self.name).current_dir(tree));
+        } else {
+            self.link_units(flags, directory, &path);
+        }
+        let library = directory.join(LIBRARY);
+        if strip {
+            run(Command::new("strip").arg(&path));
+            if library.exists() {
+                run(Command::new("strip").arg(&library));
+            }
+        }
+        path
+    }
+
+    fn link_units(&self, flags: &str, directory: &Path, path: &Path) {
+        let mut link = self.compiler(flags);
+        for unit in self.units() {
+            let object = directory.join(format!("plain{unit}.o"));
+            self.compile(&object, flags, unit, false, false);
+            if self.library() == Some(unit) {
+                let mut library = self.compiler(flags);
+                library.args(["-shared", "-o"]).arg(directory.join(LIBRARY));
+                run(library.arg(object));
+            } else {
+                link.arg(object);
+            }
+        }
+        if self.library().is_some() {
+            link.arg(directory.join(LIBRARY));
+            // The library calls the program.
+            link.args(["-rdynamic", "-Wl,-rpath,$ORIGIN"]);
+        }
+        if flags.contains("-fno-pie") {
+            link.arg("-no-pie");
+        }
+        run(link.arg("-pthread").arg("-o").arg(path));
+    }
 }
+
+/// File name of a fixture's library.
+const LIBRARY: &str = "libfixture.so";
 
 pub fn run(command: &mut Command) {
     let output = command.output().expect("program starts");
@@ -179,7 +352,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
     let directory = tempfile::tempdir().expect("temporary directory");
     let place = |name: &str| directory.path().join(name);
     let mut objects = Vec::new();
-    for unit in fixture.units() {
+    for unit in fixture.patched_units() {
         let before = place(&format!("before{unit}.o"));
         let after = place(&format!("after{unit}.o"));
         fixture.compile(&before, flags, unit, false, true);
@@ -196,7 +369,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
     let output = place("fixture.lp");
     let report = build_module(ModuleRequest {
         objects,
-        library: None,
+        library: fixture.library().map(|_| LIBRARY.to_owned()),
         hooks: &fixture.hooks(),
         made_for: None,
         output: &output,

@@ -1,5 +1,7 @@
-//! One function at one address: does its code match, do the constants that it uses, and
-//! what do its references lead to?
+//! One function at one address: does its code match, do its exception table and the constants
+//! that it uses, and what do its references lead to?
+
+mod exceptions;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -28,6 +30,14 @@ pub(super) struct Comparison {
     pub(super) labels: Vec<Label>,
 }
 
+impl Comparison {
+    /// Whether an instruction of the function is at its address, and no padding.
+    pub(super) fn begins(&self) -> bool {
+        let first = self.matched.places.first();
+        first.is_some_and(|(_, address)| *address == self.address)
+    }
+}
+
 /// A reference into the inside of a function.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Label {
@@ -52,6 +62,13 @@ impl Use {
         Self {
             at,
             only_called: false,
+        }
+    }
+
+    fn call(at: u64) -> Self {
+        Self {
+            at,
+            only_called: true,
         }
     }
 }
@@ -100,6 +117,11 @@ impl<'a> Prepared<'a> {
             let relocation = &self.code.relocations[*position];
             comparer.look_at_value(self.code, &matched, relocation, *value)?;
         }
+        for exit in &matched.exits {
+            let target = pre.exit_target(self.code, exit.to);
+            comparer.refer_to(target, 0, exit.target, Use::call(exit.from.1))?;
+        }
+        comparer.compare_exceptions(id, address, &matched)?;
         while let Some((constant, at)) = comparer.pending.pop() {
             comparer.compare_constant(constant, at)?;
         }
@@ -194,8 +216,20 @@ impl Comparer<'_> {
         reach: u64,
         use_at: Use,
     ) -> Result<(), Reason> {
+        let target = self.pre.target(symbol, distance);
+        self.refer_to(target, distance, reach, use_at)
+    }
+
+    /// A reference that leads to `target` in the pre-patch code, and to `reach`.
+    fn refer_to(
+        &mut self,
+        target: Target,
+        distance: i64,
+        reach: u64,
+        use_at: Use,
+    ) -> Result<(), Reason> {
         let Use { at, only_called } = use_at;
-        match self.pre.target(symbol, distance) {
+        match target {
             Target::Symbol(id) => {
                 let start = reach.wrapping_sub_signed(distance);
                 let binding = self

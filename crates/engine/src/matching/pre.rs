@@ -35,6 +35,7 @@ struct SectionIndex {
 
 /// The code of one function.
 pub(super) struct PreCodeOf<'a> {
+    section: u32,
     pub(super) start: u64,
     pub(super) bytes: &'a [u8],
     /// Its relocations, by offset in the section.
@@ -208,10 +209,20 @@ impl<'a> PreIndex<'a> {
         let extents = &self.sections[position as usize].extents;
         let end = extents.iter().find(|extent| extent.2 == id)?.1;
         Some(PreCodeOf {
+            section: position,
             start,
             bytes: section.bytes.get(start as usize..end as usize)?,
             relocations: relocations_in(section, start, end),
         })
+    }
+
+    /// What exceptions do in a function: the section that holds its table, and where in it.
+    pub(super) fn exception_table(&self, id: SymbolId) -> Option<(&'a PreSection, u64)> {
+        let id = self.canonical(id);
+        let mut tables = self.object.exception_tables.iter();
+        let table = tables.find(|table| self.canonical(table.function) == id)?;
+        let section = &self.object.sections[table.section as usize];
+        Some((section, table.offset))
     }
 
     /// What a reference to `symbol` at this distance leads to.
@@ -230,7 +241,7 @@ impl<'a> PreIndex<'a> {
                 offset,
             },
             (PreKind::ReadOnly, _) => self.constant_at(position, start, distance, id),
-            (_, None) => Target::Nothing,
+            (PreKind::ExceptionTable, _) | (_, None) => Target::Nothing,
         }
     }
 
@@ -248,6 +259,17 @@ impl<'a> PreIndex<'a> {
         match found {
             Some((start, _, function)) => Target::Code(function, offset - start),
             None => Target::Nothing,
+        }
+    }
+
+    /// What a branch leads to that stays in its section, by the distance from the start of
+    /// the function that it is in.
+    pub(super) fn exit_target(&self, code: &PreCodeOf<'_>, distance: i64) -> Target {
+        let offset = code.start.checked_add_signed(distance);
+        let function = offset.and_then(|offset| self.extent_at(code.section, offset));
+        match (function, offset) {
+            (Some((start, _, function)), Some(offset)) => Target::Code(function, offset - start),
+            _ => Target::Nothing,
         }
     }
 

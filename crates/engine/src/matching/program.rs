@@ -4,10 +4,13 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 use engraft_arch::decode::{is_lazy_binding, plt_slot};
 use engraft_elf::{DynamicRelocation, Symbol, SymbolKind};
 use engraft_module::PreSymbol;
+use engraft_unwind::Cfi;
 use nix::errno::Errno;
 
 use super::names::Stems;
@@ -27,6 +30,9 @@ const R_X86_64_DTPOFF64: u32 = 17;
 const R_X86_64_TPOFF64: u32 = 18;
 const R_X86_64_TLSDESC: u32 = 36;
 const R_X86_64_IRELATIVE: u32 = 37;
+
+/// Room for the numbers of a table that is hardly more than its header.
+const SHORTEST_TABLE: usize = 64;
 
 /// PLT entries that may lead to one another.
 const MAX_ENTRIES: usize = 4;
@@ -84,15 +90,24 @@ impl Binding {
     }
 }
 
+/// What exceptions do in a function of the program.
+pub(super) struct RunningTable {
+    pub(super) address: u64,
+    /// Its bytes, and some that follow.
+    pub(super) bytes: Vec<u8>,
+}
+
 /// One object of the running program.
 pub(super) struct Program<'a> {
     pub(super) process: &'a Attached,
     pub(super) objects: &'a Objects,
     pub(super) object: &'a LoadedObject,
     text: Text,
+    cfi: Option<Arc<Cfi>>,
     /// By the address that is relocated.
     relocations: HashMap<u64, DynamicRelocation>,
     stems: OnceCell<Stems>,
+    gaps: OnceCell<Vec<Range<u64>>>,
 }
 
 impl<'a> Program<'a> {
@@ -114,11 +129,13 @@ impl<'a> Program<'a> {
             objects,
             object,
             text: Text::of_object(process, object, redirected)?,
+            cfi: object.cfi(&process.memory, &process.maps()?),
             relocations: relocations
                 .into_iter()
                 .map(|relocation| (relocation.address, relocation))
                 .collect(),
             stems: OnceCell::new(),
+            gaps: OnceCell::new(),
         })
     }
 
@@ -130,6 +147,11 @@ impl<'a> Program<'a> {
     /// Where functions are known to start, sorted, with their lengths.
     pub(super) fn functions(&self) -> &[Span] {
         self.text.functions()
+    }
+
+    /// Code that may hold functions which nothing describes.
+    pub(super) fn gaps(&self) -> &[Range<u64>] {
+        self.gaps.get_or_init(|| self.text.gaps())
     }
 
     /// The object's symbols by the part of their names that does not change between builds.
@@ -146,6 +168,38 @@ impl<'a> Program<'a> {
             .read_bytes(address, &mut bytes)
             .map_err(|_| Reason::Unreadable(address))?;
         Ok(bytes)
+    }
+
+    /// The exception table of the function that starts at an address, which is about as long
+    /// as `length`.
+    pub(super) fn exception_table(
+        &self,
+        address: u64,
+        length: usize,
+    ) -> Result<Option<RunningTable>, Reason> {
+        let Some(cfi) = &self.cfi else {
+            return Ok(None);
+        };
+        let found = cfi.exception_table(address);
+        let (start, table) = match found.map_err(|_| Reason::Unreadable(address))? {
+            Some((start, Some(table))) => (start, table),
+            _ => return Ok(None),
+        };
+        if start != address {
+            return Err(Reason::Inside { address, start });
+        }
+        let mut segments = self.object.image.segments.iter();
+        let rest = segments.find_map(|segment| {
+            let distance = table.checked_sub(segment.address)?;
+            segment.size.checked_sub(distance)
+        });
+        // Offsets take more room where jumps are longer.
+        let length = (2 * length + SHORTEST_TABLE) as u64;
+        let length = length.min(rest.ok_or(Reason::Unreadable(table))?);
+        Ok(Some(RunningTable {
+            address: table,
+            bytes: self.read_data(table, length as usize)?,
+        }))
     }
 
     fn read_word(&self, address: u64) -> Result<u64, Reason> {

@@ -1,6 +1,7 @@
 //! Why a place in the running program is not what a symbol of the pre-patch code stands for.
 
 use engraft_arch::matching::Mismatch;
+use engraft_unwind::{ExceptionTableError, TypeReference};
 use thiserror::Error;
 
 /// A difference between pre-patch code and running program.
@@ -101,6 +102,27 @@ pub(super) enum Reason {
         /// Where that is.
         other_at: u64,
     },
+    /// What exceptions do in it differs.
+    #[error("exceptions do something else in it (table at {at:#x}): {difference}")]
+    ExceptionTable {
+        /// Address of the program's table.
+        at: u64,
+        /// What differs.
+        difference: TableDifference,
+    },
+    /// Nothing says what exceptions do in it.
+    #[error(
+        "the source has a table of what exceptions do in it, and the program has none for {0:#x}"
+    )]
+    NoExceptionTable(u64),
+    /// What starts at an address is the inside of something else.
+    #[error("{address:#x} is inside what starts at {start:#x}")]
+    Inside {
+        /// The address.
+        address: u64,
+        /// By its frame description.
+        start: u64,
+    },
     /// A jump table or a cold part leads into the function at another instruction.
     #[error(
         "{at:#x} leads to offset {offset:#x} of '{name}', but in the program to {address:#x}, \
@@ -116,6 +138,54 @@ pub(super) enum Reason {
         /// Where the reference is.
         at: u64,
     },
+}
+
+/// How what exceptions do in a function differs.
+#[derive(Clone, Debug, Error)]
+pub(super) enum TableDifference {
+    /// The source has no such table.
+    #[error("the source gives them nothing to do there")]
+    Unexpected,
+    /// One of the tables is not understood.
+    #[error("it cannot be compared: {0}")]
+    Unreadable(ExceptionTableError),
+    /// The numbers of ranges of calls differ.
+    #[error("it covers {found} ranges of calls instead of {expected}")]
+    Calls {
+        /// In the pre-patch table.
+        expected: usize,
+        /// In the program's.
+        found: usize,
+    },
+    /// Another range of calls, or another landing pad.
+    #[error("calls at {} instead of {}", range(found), range(expected))]
+    Range {
+        /// Start and landing pad in the pre-patch table.
+        expected: (u64, Option<u64>),
+        /// Start and landing pad in the program's.
+        found: (u64, Option<u64>),
+    },
+    /// Other conditions.
+    #[error("what is caught of the calls at {offset:#x} differs")]
+    Actions {
+        /// Start of the range.
+        offset: u64,
+    },
+    /// A type on one side only.
+    #[error("it catches {found} instead of {expected}")]
+    Type {
+        /// In the pre-patch table.
+        expected: String,
+        /// In the program's.
+        found: TypeReference,
+    },
+}
+
+fn range((start, pad): &(u64, Option<u64>)) -> String {
+    match pad {
+        Some(pad) => format!("{start:#x} lead to {pad:#x}"),
+        None => format!("{start:#x} lead nowhere"),
+    }
 }
 
 impl Reason {

@@ -253,12 +253,12 @@ impl<'a> Solver<'a> {
         Ok(())
     }
 
-    /// When nothing else helps, all functions that are carried along: they may refer to those
-    /// that are sought, and to variables that nothing else refers to.
+    /// When nothing else helps, all functions that are carried along: they may refer to what
+    /// is sought.
     fn add_helpers(&mut self) -> bool {
         let ambiguous = self.unsettled().any(|id| self.is_needed(id));
         let before = self.functions.len();
-        if (ambiguous || self.lacks_variable()) && before == self.needed {
+        if (ambiguous || self.lacks_wanted()) && before == self.needed {
             for id in self.pre.functions() {
                 self.add(id);
                 self.hinted.insert(self.pre.canonical(id));
@@ -267,10 +267,10 @@ impl<'a> Solver<'a> {
         self.functions.len() > before
     }
 
-    /// Whether a wanted variable is one that no settled function refers to.
-    fn lacks_variable(&self) -> bool {
+    /// Whether nothing that is settled tells of something that the patch refers to.
+    fn lacks_wanted(&self) -> bool {
         (0..).zip(&self.pre.object.symbols).any(|(id, symbol)| {
-            symbol.wanted && symbol.kind != PreSymbolKind::Function && self.claim(id).is_none()
+            symbol.wanted && self.claim(id).is_none() && self.settled(id).is_none()
         })
     }
 
@@ -397,7 +397,8 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Compares the function with every function of the program.
+    /// Compares the function with every function of the program, and with whatever nothing
+    /// says the beginning of.
     fn scan(&mut self, id: SymbolId) -> Search {
         let all = self.places();
         let may_match = |prepared: &Prepared<'_>, address: u64| {
@@ -405,15 +406,23 @@ impl<'a> Solver<'a> {
             code.is_some_and(|code| prepared.may_match(code))
         };
         let likely = self.prepare(id, |prepared| {
-            let places = all.iter().copied();
+            let unknown = self.program.gaps().iter().cloned().flatten();
+            let places = all.iter().copied().chain(unknown);
             places
                 .filter(|address| may_match(prepared, *address))
                 .collect::<Vec<_>>()
         });
         let likely = likely.map_err(|reason| (None, reason))?;
+        let found = self.compare_each(id, &likely).map(|mut found| {
+            // Padding before a function is not its beginning.
+            found.retain(|it| it.begins() || all.binary_search(&it.address).is_ok());
+            found
+        });
         // Where nothing is it, say what comes nearest.
-        self.compare_each(id, &likely)
-            .or_else(|_| self.compare_each(id, &all))
+        match found {
+            Ok(found) if !found.is_empty() => Ok(found),
+            _ => self.compare_each(id, &all),
+        }
     }
 
     /// Where functions start, each once.

@@ -1,5 +1,7 @@
 //! Code as it is read to plan redirects: bytes, and the functions in them.
 
+use std::ops::Range;
+
 use engraft_arch::reliance::{CallIndex, Function};
 use engraft_elf::{ReadMemory, SliceMemory, Unreadable};
 use nix::errno::Errno;
@@ -88,6 +90,28 @@ impl Text {
     /// The functions that are known, by address; some more than once.
     pub(crate) fn functions(&self) -> &[Span] {
         &self.functions
+    }
+
+    /// The ranges of code that no known function covers.
+    pub(crate) fn gaps(&self) -> Vec<Range<u64>> {
+        let mut gaps = Vec::new();
+        for (start, bytes) in &self.segments {
+            let end = start + bytes.len() as u64;
+            let mut at = *start;
+            for function in &self.functions {
+                if function.start > at && function.start <= end {
+                    gaps.push(at..function.start);
+                }
+                let behind = function.start.saturating_add(function.size);
+                if function.start <= end {
+                    at = at.max(behind);
+                }
+            }
+            if at < end {
+                gaps.push(at..end);
+            }
+        }
+        gaps
     }
 
     /// The bytes from an address to the end of its segment.

@@ -5,6 +5,7 @@ use iced_x86::{Code, FlowControl, Instruction};
 use super::{Link, Walk};
 use crate::decode::{MAX_INSTRUCTION, decode_one, direct_target};
 use crate::matching::field::{FieldKind, Value};
+use crate::matching::matched::Exit;
 use crate::matching::mismatch::Difference;
 use crate::matching::padding::{nop_length, prefixes, segment_prefixes};
 use crate::matching::pattern::{Form, Step};
@@ -36,7 +37,9 @@ impl Walk<'_> {
             return Err(Difference::RunningEnds);
         }
         match step.form {
-            Form::Branch { .. } | Form::FieldBranch => self.compare_branch(step),
+            Form::Branch { .. } | Form::Exit { .. } | Form::FieldBranch => {
+                self.compare_branch(step)
+            }
             Form::Reference { distance, to } => {
                 let length = self.equal_length(step, Some(distance))?;
                 let target = self.decode()?.ip_rel_memory_address();
@@ -65,11 +68,15 @@ impl Walk<'_> {
         if ours != form_of(&running, self.rest()) {
             return Err(Difference::Instruction);
         }
-        if let Form::Branch { to } = step.form {
-            self.add_link(step, to, target);
-        } else {
+        match step.form {
+            Form::Branch { to } => self.add_link(step, to, target),
+            Form::Exit { to } => self.matched.exits.push(Exit {
+                from: (step.offset, self.here()),
+                to,
+                target,
+            }),
             // The field ends the instruction, and the addend includes its length.
-            self.add_value(step, Value::Address(target.wrapping_sub(4)));
+            _ => self.add_value(step, Value::Address(target.wrapping_sub(4))),
         }
         Ok(running.len().into())
     }
