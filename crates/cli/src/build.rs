@@ -1,6 +1,7 @@
 //! The build command: from patches for a program's source to a patch module.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use engraft_build::{
     Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress, Reason, Report,
@@ -20,6 +21,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
         .tempdir()
         .map_err(|error| Failure::new(format!("create a temporary directory: {error}")))?;
     let bar = Bar::new(output.json);
+    let started = Instant::now();
     let (before, after) = match make_objects(arguments, work.path(), &bar)? {
         Ok(built) => built,
         Err(error) => {
@@ -28,6 +30,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
             return Err(Failure::new(error.to_string()));
         }
     };
+    let compiled = Instant::now();
     bar.comparing();
     let report = build_module(ModuleRequest {
         objects: ObjectPair::of_builds(&before, &after),
@@ -44,7 +47,18 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
         }
     })?;
     drop(bar);
-    print(&report, arguments, output)
+    let times = Times {
+        compiling: compiled - started,
+        comparing: compiled.elapsed(),
+    };
+    print(&report, &times, arguments, output)
+}
+
+/// How long it took.
+struct Times {
+    compiling: Duration,
+    /// Extracting and writing included.
+    comparing: Duration,
 }
 
 /// The objects of both versions: compiled, or found in finished trees.
@@ -83,12 +97,21 @@ fn library_name(target: &Path) -> Option<String> {
     (name.ends_with(".so") || name.contains(".so.")).then(|| name.into_owned())
 }
 
-fn print(report: &Report, arguments: &BuildArguments, output: &Output) -> Result<Verdict, Failure> {
+fn print(
+    report: &Report,
+    times: &Times,
+    arguments: &BuildArguments,
+    output: &Output,
+) -> Result<Verdict, Failure> {
     let written = report.refusals.is_empty() && !report.replaced.is_empty();
     if output.json {
         output.object(&json!({
             "file": written.then(|| arguments.output.to_string_lossy()),
             "report": report,
+            "seconds": {
+                "compiling": times.compiling.as_secs_f64(),
+                "comparing": times.comparing.as_secs_f64(),
+            },
         }));
     } else {
         for line in render(report) {
