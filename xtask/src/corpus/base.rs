@@ -98,13 +98,7 @@ impl Base {
             if !fixes.contains(&name.as_str()) {
                 continue;
             }
-            let mut reverse = Command::new("patch");
-            reverse
-                .args(["--reverse", "--strip=1", "--batch"])
-                .arg("--no-backup-if-mismatch")
-                .arg(format!("--input={}", self.patch(name).display()))
-                .current_dir(&self.source);
-            shell::run(&mut reverse, log)?;
+            debian::take_out(&self.source, name, log)?;
         }
         Ok(())
     }

@@ -22,6 +22,10 @@ pub(super) struct Cumulative<'a> {
 const FIRST: &str = "corpus_first";
 const ALL: &str = "corpus_all";
 
+/// Commands with their operands, the patches that are enabled then, and how many of the fixes
+/// the program has.
+type Step<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], usize);
+
 impl Cumulative<'_> {
     pub(super) fn run(&self) -> Result<Outcome, Failure> {
         let (first, _, _) = self.build(FIRST, &self.entries[..1])?;
@@ -29,7 +33,7 @@ impl Cumulative<'_> {
         let [first, all] = [first, all].map(|path| path.to_string_lossy().into_owned());
         let mut running = self.base.start()?;
         let before = self.expect(&mut running, 0)?;
-        let steps: [(&[(&str, &str)], &[&str], usize); 5] = [
+        let steps: [Step<'_>; 5] = [
             (&[("load", &first)], &[FIRST], 1),
             (&[("load", &all)], &[ALL], self.entries.len()),
             (&[("unload", FIRST), ("load", &first)], &[FIRST], 1),

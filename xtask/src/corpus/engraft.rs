@@ -20,7 +20,8 @@ pub(super) struct Engraft<'a> {
 pub(super) struct Request<'a> {
     pub(super) source: &'a Path,
     pub(super) patches: Vec<PathBuf>,
-    pub(super) hook: Option<PathBuf>,
+    /// A C file, and a directory for headers.
+    pub(super) hook: Option<(PathBuf, PathBuf)>,
     pub(super) target: &'a str,
     pub(super) module: &'a Path,
     /// A command line for the shell.
@@ -67,8 +68,8 @@ impl<'a> Engraft<'a> {
         for patch in &request.patches {
             command.arg("--patch").arg(patch);
         }
-        if let Some(hook) = &request.hook {
-            command.arg("--hook").arg(hook);
+        if let Some((hook, include)) = &request.hook {
+            command.arg("--hook").arg(hook).arg("-I").arg(include);
         }
         command
             .args(["--target", request.target, "--output"])

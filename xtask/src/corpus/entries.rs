@@ -20,9 +20,20 @@ pub(crate) struct Entry {
     /// A function that a child of the program never leaves.
     pub(super) stays_in: Option<&'static str>,
     /// A hook that makes it possible, if it is refused without one.
-    pub(super) hook: Option<&'static str>,
+    pub(super) hook: Option<Hook>,
     /// It runs in CI.
     pub(crate) quick: bool,
+}
+
+/// The way out for a fix that is refused.
+#[derive(Clone, Copy)]
+pub(super) struct Hook {
+    /// C file in `hooks`.
+    pub(super) source: &'static str,
+    /// Patch in `hooks` that takes the place of the package's.
+    pub(super) patch: Option<&'static str>,
+    /// Directory of the program's headers, relative to its source.
+    pub(super) include: &'static str,
 }
 
 impl Entry {
@@ -95,7 +106,7 @@ impl Entry {
         }
     }
 
-    const fn with_hook(self, hook: &'static str) -> Self {
+    const fn with_hook(self, hook: Hook) -> Self {
         Self {
             hook: Some(hook),
             ..self
@@ -195,8 +206,17 @@ pub(crate) static ENTRIES: &[Entry] = &[
         &NGINX,
         &["CVE-2026-40701.patch"],
         Refused("struct ngx_ssl_ocsp_ctx_s"),
-    ),
-    Entry::new(&DNSMASQ, &["CVE-2026-2291.patch"], Refused("union bigname")),
+    )
+    .with_hook(Hook {
+        source: "nginx-ocsp.c",
+        patch: Some("nginx-ocsp.patch"),
+        include: "src/core",
+    }),
+    Entry::new(&DNSMASQ, &["CVE-2026-2291.patch"], Refused("union bigname")).with_hook(Hook {
+        source: "dnsmasq-bigname.c",
+        patch: None,
+        include: "src",
+    }),
     Entry::new(
         &REDIS,
         &["CVE-2025-46818.patch"],

@@ -9,6 +9,7 @@ mod files;
 mod load;
 mod projects;
 mod running;
+mod stripped;
 mod table;
 mod trial;
 mod trigger;
@@ -23,6 +24,7 @@ use base::Base;
 use cumulative::Cumulative;
 use engraft::{Engraft, Request};
 use entries::{ENTRIES, Entry};
+use stripped::STRIPPED;
 use table::Table;
 use trial::{Outcome, Trial};
 
@@ -40,7 +42,11 @@ pub(crate) fn run(
         .iter()
         .filter(|entry| filter.is_none_or(|text| entry.is_called(text)) && (!quick || entry.quick))
         .collect();
-    if chosen.is_empty() {
+    let shipped: Vec<_> = STRIPPED
+        .iter()
+        .filter(|it| !quick && filter.is_none_or(|text| it.is_called(text)))
+        .collect();
+    if chosen.is_empty() && shipped.is_empty() {
         return Err(Failure::new("no entry of the corpus goes by that name"));
     }
     let engraft = Engraft::new(workspace, log);
@@ -60,6 +66,10 @@ pub(crate) fn run(
             Ok(base) => try_project(workspace, &base, &engraft, &entries, &mut table),
             Err(failure) => table.add(project.name, "its source", &Err(failure)),
         }
+    }
+    for stripped in shipped {
+        let outcome = stripped.run(workspace, &engraft, log);
+        table.add(stripped.project.name, &stripped.title(), &outcome);
     }
     table.finish()
 }
@@ -82,8 +92,12 @@ fn try_project(
         let fix = entry.patches.join(" + ");
         table.add(project, &fix, &trial.run());
         if let Some(hook) = entry.hook {
-            let hook = workspace.path("xtask/src/corpus/hooks").join(hook);
-            table.add(project, &format!("{fix} + hook"), &trial.run_hooked(hook));
+            let hooks = workspace.path("xtask/src/corpus/hooks");
+            table.add(
+                project,
+                &format!("{fix} + hook"),
+                &trial.run_hooked(&hook, &hooks),
+            );
         }
     }
     let loadable: Vec<&Entry> = entries

@@ -266,7 +266,7 @@ pub(super) static MEMCACHED: Project = Project {
     name: "memcached",
     package: crate::memcached::PACKAGE,
     configure: Some("./configure --enable-proxy"),
-    build: "make -j2 memcached",
+    build: "make -C vendor && make -j2 memcached",
     target: "memcached",
     program: Program {
         arguments: &[

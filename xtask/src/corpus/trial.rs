@@ -1,13 +1,13 @@
 //! One fix: built, loaded into the running program, disabled, unloaded and loaded again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::base::Base;
 use super::engraft::{Answer, Engraft, Request, Seconds};
-use super::entries::{Entry, Expected};
+use super::entries::{Entry, Expected, Hook};
 use super::load::Load;
 use super::running::Running;
-use super::trigger::State;
+use super::trigger::{State, Trigger};
 use crate::failure::Failure;
 
 /// What came of a fix.
@@ -28,7 +28,7 @@ const NAME: &str = "corpus_fix";
 
 impl Trial<'_> {
     pub(super) fn run(&self) -> Result<Outcome, Failure> {
-        let (answer, result) = self.build_expected(None)?;
+        let (answer, result) = self.build_expected()?;
         let result = match result {
             Some(result) => result,
             None => self.try_on_program()?,
@@ -40,9 +40,15 @@ impl Trial<'_> {
         })
     }
 
-    /// The same with the entry's hook, which makes it possible.
-    pub(super) fn run_hooked(&self, hook: PathBuf) -> Result<Outcome, Failure> {
-        let answer = self.build(Some(hook))?;
+    /// The same with a hook, which makes it possible.
+    pub(super) fn run_hooked(&self, hook: &Hook, hooks: &Path) -> Result<Outcome, Failure> {
+        let source = &self.base.source;
+        let patches = match hook.patch {
+            Some(patch) => vec![hooks.join(patch)],
+            None => self.entry.patch_files(self.base),
+        };
+        let code = (hooks.join(hook.source), source.join(hook.include));
+        let answer = self.build(patches, Some(code))?;
         if !answer.refusals.is_empty() || answer.replaced.is_empty() {
             return Err(unexpected("it is refused although it has a hook", &answer));
         }
@@ -57,10 +63,14 @@ impl Trial<'_> {
         self.base.directory.join(NAME).with_extension("lp")
     }
 
-    fn build(&self, hook: Option<PathBuf>) -> Result<Answer, Failure> {
+    fn build(
+        &self,
+        patches: Vec<PathBuf>,
+        hook: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Answer, Failure> {
         self.engraft.build(&Request {
             source: &self.base.source,
-            patches: self.entry.patch_files(self.base),
+            patches,
             hook,
             target: self.base.project.target,
             module: &self.module(),
@@ -69,8 +79,8 @@ impl Trial<'_> {
     }
 
     /// Builds it; the result, if it ends with that.
-    fn build_expected(&self, hook: Option<PathBuf>) -> Result<(Answer, Option<String>), Failure> {
-        let answer = self.build(hook)?;
+    fn build_expected(&self) -> Result<(Answer, Option<String>), Failure> {
+        let answer = self.build(self.entry.patch_files(self.base), None)?;
         let written = self.module().exists();
         let result = match &self.entry.expected {
             Expected::Nothing => {
@@ -107,41 +117,23 @@ impl Trial<'_> {
     }
 
     fn try_on_program(&self) -> Result<String, Failure> {
-        let base = self.base;
-        let mut running = base.start()?;
-        let pid = running.pid();
-        let module = self.module();
-        let module_path = module.to_string_lossy();
-        self.expect(&mut running, State::Vulnerable)?;
+        let mut running = self.base.start()?;
         if let Some(function) = self.entry.stays_in {
             self.refuse_to_leave(&running, function)?;
         }
-        let mut answers = 0;
-        for (command, operand, state) in [
-            ("load", &*module_path, State::Fixed),
-            ("disable", NAME, State::Vulnerable),
-            ("unload", NAME, State::Vulnerable),
-            ("load", &module_path, State::Fixed),
-        ] {
-            let load = Load::start(&running);
-            let acted = self.engraft.act(command, operand, pid);
-            let answered = load.finish();
-            running.check_alive()?;
-            acted?;
-            answers += answered?;
-            self.expect(&mut running, state)?;
-        }
-        Ok(match &self.entry.trigger {
+        let states = [State::Vulnerable, State::Fixed];
+        let trigger = self.entry.trigger;
+        let answers = go_up_and_down(
+            self.engraft,
+            &mut running,
+            (NAME, &self.module()),
+            trigger,
+            states,
+        )?;
+        Ok(match trigger {
             Some(_) => format!("loads and leaves; vulnerable, fixed and back; {answers} answers"),
             None => format!("loads and leaves; {answers} answers"),
         })
-    }
-
-    fn expect(&self, running: &mut Running, expected: State) -> Result<(), Failure> {
-        match self.entry.trigger {
-            Some(trigger) => trigger.expect(running, expected),
-            None => Ok(()),
-        }
     }
 
     /// The program's child that never leaves a function cannot be patched in it, and says so.
@@ -156,6 +148,40 @@ impl Trial<'_> {
             Err(Failure::new(message))
         }
     }
+}
+
+/// Loads a module under load, disables and unloads it, and loads it again; the program does as
+/// it does in the first state without and in the second one with it. How many answers it gave
+/// meanwhile.
+pub(super) fn go_up_and_down(
+    engraft: &Engraft<'_>,
+    running: &mut Running,
+    (name, module): (&str, &Path),
+    trigger: Option<&Trigger>,
+    [without, with]: [State; 2],
+) -> Result<usize, Failure> {
+    let expect = |running: &mut Running, state| match trigger {
+        Some(trigger) => trigger.expect(running, state),
+        None => Ok(()),
+    };
+    let module = module.to_string_lossy();
+    let mut answers = 0;
+    expect(running, without)?;
+    for (command, operand, state) in [
+        ("load", &*module, with),
+        ("disable", name, without),
+        ("unload", name, without),
+        ("load", &module, with),
+    ] {
+        let load = Load::start(running);
+        let acted = engraft.act(command, operand, running.pid());
+        let answered = load.finish();
+        running.check_alive()?;
+        acted?;
+        answers += answered?;
+        expect(running, state)?;
+    }
+    Ok(answers)
 }
 
 fn unexpected(what: &str, answer: &Answer) -> Failure {

@@ -167,3 +167,11 @@ pub(super) static MEMCACHED_SPACES: Trigger = Trigger {
     vulnerable: Says("backend failure"),
     fixed: Says("malformed request"),
 };
+
+/// A time that is negative.
+pub(super) static MEMCACHED_TOUCH: Trigger = Trigger {
+    to: Recipient::Port,
+    send: &[b"touch absent -1\r\n"],
+    vulnerable: Says("NOT_FOUND"),
+    fixed: Says("invalid exptime"),
+};

@@ -197,6 +197,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
     let report = build_module(ModuleRequest {
         objects,
         library: None,
+        hook_flags: &[],
         hooks: &fixture.hooks(),
         made_for: None,
         output: &output,
