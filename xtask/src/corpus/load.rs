@@ -17,10 +17,12 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// A program that takes no connections gets no clients.
     pub(super) fn start(running: &Running) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let clients = (0..CLIENTS).map(|_| {
-            let (ask, stop) = (running.asker(), Arc::clone(&stop));
+        let askers = (0..CLIENTS).filter_map(|_| running.asker());
+        let clients = askers.map(|ask| {
+            let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
                 let mut answers = 0;
                 while !stop.load(Ordering::Relaxed) {

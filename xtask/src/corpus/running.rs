@@ -110,10 +110,10 @@ impl Running {
         &self.places
     }
 
-    /// What asks the program something, for another thread.
-    pub(super) fn asker(&self) -> impl Fn() -> Result<(), Failure> + Send + 'static {
+    /// What asks the program something, for another thread; nothing if it cannot be asked.
+    pub(super) fn asker(&self) -> Option<impl Fn() -> Result<(), Failure> + Send + 'static> {
         let (program, port) = (self.program, self.places.port);
-        move || ask(program, port)
+        (!program.request.is_empty()).then_some(move || ask(program, port))
     }
 
     /// A number that has not been given before.
