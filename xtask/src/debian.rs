@@ -46,6 +46,59 @@ pub(crate) fn unpack(
     Ok(source)
 }
 
+/// Takes a patch in `debian/patches` out of an unpacked source.
+pub(crate) fn take_out(source: &Path, patch: &str, log: &Log) -> Result<(), Failure> {
+    let mut reverse = Command::new("patch");
+    reverse
+        .args(["--reverse", "--strip=1", "--batch"])
+        .arg("--no-backup-if-mismatch")
+        .arg(format!("--input=debian/patches/{patch}"))
+        .current_dir(source);
+    shell::run(&mut reverse, log)
+}
+
+/// Downloads binary packages of a source package's version and unpacks them, without
+/// installing them, into `directory/shipped`.
+pub(crate) fn unpack_binaries(
+    package: &SourcePackage,
+    binaries: &[&str],
+    directory: &Path,
+    log: &Log,
+) -> Result<PathBuf, Failure> {
+    let shipped = directory.join("shipped");
+    let stamp = directory.join("shipped-version");
+    if fs::read_to_string(&stamp).ok().as_deref() == Some(package.version) {
+        return Ok(shipped);
+    }
+    let downloads = directory.join("downloads");
+    for place in [&shipped, &downloads] {
+        if place.exists() {
+            fs::remove_dir_all(place).context(format!("removing {}", place.display()))?;
+        }
+    }
+    fs::create_dir_all(&downloads).context(format!("creating {}", downloads.display()))?;
+    let mut fetch = Command::new("apt-get");
+    fetch.arg("download").current_dir(&downloads);
+    fetch.args(
+        binaries
+            .iter()
+            .map(|name| format!("{name}={}", package.version)),
+    );
+    shell::run(&mut fetch, log).map_err(|failure| {
+        Failure::new(format!(
+            "{failure}; `apt-get update` lets apt know what the mirror offers"
+        ))
+    })?;
+    let files = fs::read_dir(&downloads).context(format!("reading {}", downloads.display()))?;
+    for file in files.flatten() {
+        let mut unpack = Command::new("dpkg-deb");
+        unpack.arg("--extract").arg(file.path()).arg(&shipped);
+        shell::run(&mut unpack, log)?;
+    }
+    fs::write(&stamp, package.version).context(format!("writing {}", stamp.display()))?;
+    Ok(shipped)
+}
+
 fn verify(package: &SourcePackage, directory: &Path) -> Result<(), Failure> {
     for (file, expected) in package.files {
         let path = directory.join(file);

@@ -40,7 +40,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything CI checks: packages, format, clippy, tidy, tests, simulator, memcached, demo
+    /// Everything CI checks: packages, format, clippy, tidy, tests, simulator, memcached, corpus, demo
     Test,
     /// The repository's own rules: sizes, headers, dependency directions, links
     Tidy,
@@ -61,7 +61,8 @@ enum Task {
     },
     /// Real fixes, built from Debian's source packages and tried on the running programs
     Corpus {
-        /// Only entries whose project or patch file contains this
+        /// Only entries whose project or patch file contains this; `stripped` for Debian's own
+        /// programs
         filter: Option<String>,
         /// Only the few that CI runs
         #[arg(long)]

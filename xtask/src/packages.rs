@@ -41,7 +41,10 @@ const NEEDED_BY_CORPUS: &[&str] = &[
     "autoconf",
     "automake",
     "bzip2",
+    "libjemalloc-dev",
+    "liblzf-dev",
     "libpcre2-dev",
+    "libsystemd-dev",
     "libtool",
     "zlib1g-dev",
 ];

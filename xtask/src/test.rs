@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::shell::{self, Log};
 use crate::steps::Steps;
 use crate::workspace::Workspace;
-use crate::{example, memcached, packages, simulate, tidy};
+use crate::{corpus, example, memcached, packages, simulate, tidy};
 
 /// Runs every step even after one has failed; only the later ones that need its result are
 /// left out, and then the run has failed anyway.
@@ -44,6 +44,7 @@ fn run_compiled(workspace: &Workspace, steps: &mut Steps<'_>) -> Result<(), Fail
         steps.run("memcached", &|log| {
             memcached::run(workspace, memcached::DEFAULT_ROUNDS, log)
         })?;
+        steps.run("corpus", &|log| corpus::run(workspace, None, true, log))?;
         steps.run("demo", &|log| {
             let mut demo = Command::new(workspace.engraft_binary());
             shell::run(demo.arg("demo").current_dir(workspace.root()), log)?;

@@ -22,6 +22,7 @@ mod report;
 mod tree;
 mod types;
 
+use std::ffi::OsString;
 use std::mem;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,8 @@ pub struct ModuleRequest<'a> {
     /// Hand-written sources with callbacks. What a change needs that would be refused without
     /// one, a hook declares with `MODULE_INFO(handles, "NAME")`, after [`Refusal::name`].
     pub hooks: &'a [PathBuf],
+    /// Flags that hooks are compiled with, such as `-I` for the program's own headers.
+    pub hook_flags: &'a [OsString],
     /// The running executable or library, if the module is to be bound to its build-id.
     pub made_for: Option<&'a Path>,
     /// The file to write; its name without extension becomes the module's name.
@@ -76,7 +79,7 @@ pub fn build_module(mut request: ModuleRequest<'_>) -> Result<Report, BuildError
 
 fn report_changes(program: &Program, request: &ModuleRequest<'_>) -> Result<Report, BuildError> {
     let changes = compare::compare_program(program)?;
-    let hooks = Hooks::compile(request.hooks, request.output)?;
+    let hooks = Hooks::compile(request.hooks, request.hook_flags, request.output)?;
     let refusals = refuse::find_refusals(program, &changes)?;
     let mut report = Report::of_changes(program, &changes, refusals)?;
     if let Some(hooks) = &hooks {

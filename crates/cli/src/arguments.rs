@@ -95,6 +95,12 @@ pub(crate) struct BuildArguments {
     /// C file with callbacks and shadow variable code to go into the module
     #[arg(long = "hook", value_name = "FILE.c")]
     pub(crate) hooks: Vec<PathBuf>,
+    /// Search this directory for headers of hooks
+    #[arg(short = 'I', value_name = "DIR", requires = "hooks")]
+    pub(crate) include: Vec<PathBuf>,
+    /// Define a macro for hooks
+    #[arg(short = 'D', value_name = "NAME[=VALUE]", requires = "hooks")]
+    pub(crate) define: Vec<String>,
     /// Bind the module to the build-id of this executable or library
     #[arg(long = "for", value_name = "PATH")]
     pub(crate) made_for: Option<PathBuf>,

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use crate::arguments::BuildArguments;
+use crate::compile::preprocessor_flags;
 use crate::failure::{Failure, Verdict};
 use crate::output::Output;
 use crate::render::printable;
@@ -36,6 +37,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
         objects: ObjectPair::of_builds(&before, &after),
         library: library_name(&arguments.target),
         hooks: &arguments.hooks,
+        hook_flags: &preprocessor_flags(&arguments.include, &arguments.define),
         made_for: arguments.made_for.as_deref(),
         output: &arguments.output,
     })

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use engraft_module::{CompileErrorKind, CompileRequest, PatchModule};
 use serde_json::json;
@@ -46,16 +47,16 @@ pub(crate) fn run(arguments: &CcArguments, output: &Output) -> Result<Verdict, F
 }
 
 fn flags(arguments: &CcArguments) -> Vec<OsString> {
-    let include = arguments
-        .include
-        .iter()
-        .flat_map(|path| ["-I".into(), path.into()]);
-    let define = arguments
-        .define
-        .iter()
-        .flat_map(|name| ["-D".into(), name.into()]);
-    let further = arguments.flags.iter().map(OsString::from);
-    include.chain(define).chain(further).collect()
+    let mut flags = preprocessor_flags(&arguments.include, &arguments.define);
+    flags.extend(arguments.flags.iter().map(OsString::from));
+    flags
+}
+
+/// `-I` and `-D` as compilers take them.
+pub(crate) fn preprocessor_flags(include: &[PathBuf], define: &[String]) -> Vec<OsString> {
+    let include = include.iter().flat_map(|path| ["-I".into(), path.into()]);
+    let define = define.iter().flat_map(|name| ["-D".into(), name.into()]);
+    include.chain(define).collect()
 }
 
 /// Compiles a patch module; also returns what the compiler had to say.

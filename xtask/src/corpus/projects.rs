@@ -42,7 +42,16 @@ pub(super) static REDIS: Project = Project {
     build: "make -C src MALLOC=libc -j2 redis-server",
     target: "src/redis-server",
     program: Program {
-        arguments: &["--port", "PORT", "--save", "", "--dir", "SCRATCH"],
+        arguments: &[
+            "--port",
+            "PORT",
+            "--save",
+            "",
+            "--dir",
+            "SCRATCH",
+            "--enable-debug-command",
+            "yes",
+        ],
         request: b"PING\r\n",
         reply: "+PONG",
     },
@@ -153,6 +162,12 @@ pub(super) static DNSMASQ: Project = Project {
             "--bind-interfaces",
             "--user=root",
             "--pid-file=SCRATCH/pid",
+            "--log-facility=-",
+            "--server=127.0.0.1#UPSTREAM",
+            "--add-subnet=24",
+            "--dhcp-range=192.0.2.10,192.0.2.20",
+            "--dhcp-script=/bin/true",
+            "--dhcp-leasefile=SCRATCH/leases",
             "--address=/example.test/192.0.2.1",
             "--port=PORT",
         ],
@@ -185,11 +200,10 @@ pub(super) static BUSYBOX: Project = Project {
     configure: Some("make defconfig && sed -i 's/^CONFIG_TC=y/# CONFIG_TC is not set/' .config"),
     build: "make -j2 busybox_unstripped",
     target: "busybox_unstripped",
-    program: Program {
-        arguments: &["httpd", "-f", "-p", "127.0.0.1:PORT", "-h", "SCRATCH"],
-        request: b"GET /index.html HTTP/1.0\r\n\r\n",
-        reply: "HTTP/1.",
-    },
+    program: Program::filter(&[
+        "awk",
+        r#"{ v = $1; print "said " v (v = "new") "."; fflush() }"#,
+    ]),
 };
 
 pub(super) static TAR: Project = Project {
@@ -215,7 +229,7 @@ pub(super) static TAR: Project = Project {
     configure: Some("FORCE_UNSAFE_CONFIGURE=1 ./configure"),
     build: "make -j2",
     target: "src/tar",
-    program: Program::WAITS_FOR_INPUT,
+    program: Program::filter(&["--list", "--verbose", "--ignore-zeros", "--file=-"]),
 };
 
 pub(super) static TINYPROXY: Project = Project {
@@ -252,10 +266,21 @@ pub(super) static MEMCACHED: Project = Project {
     name: "memcached",
     package: crate::memcached::PACKAGE,
     configure: Some("./configure --enable-proxy"),
-    build: "make -j2 memcached",
+    build: "make -C vendor && make -j2 memcached",
     target: "memcached",
     program: Program {
-        arguments: &["-l", "127.0.0.1", "-p", "PORT", "-t", "4", "-u", "root"],
+        arguments: &[
+            "-l",
+            "127.0.0.1",
+            "-p",
+            "PORT",
+            "-t",
+            "4",
+            "-u",
+            "root",
+            "-o",
+            "proxy_config=SCRATCH/proxy.lua",
+        ],
         request: b"version\r\n",
         reply: "VERSION",
     },
@@ -284,5 +309,5 @@ pub(super) static EXPAT: Project = Project {
     configure: Some("cd expat && ./buildconf.sh && ./configure --disable-shared"),
     build: "make -C expat -j2",
     target: "expat/xmlwf/xmlwf",
-    program: Program::WAITS_FOR_INPUT,
+    program: Program::filter(&["-"]),
 };

@@ -1,187 +1,189 @@
-//! One fix: built, loaded into the running program, disabled and unloaded again.
+//! One fix: built, loaded into the running program, disabled, unloaded and loaded again.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use serde_json::Value;
-
-use super::entries::{Entry, Expected};
+use super::base::Base;
+use super::engraft::{Answer, Engraft, Request, Seconds};
+use super::entries::{Entry, Expected, Hook};
+use super::load::Load;
 use super::running::Running;
-use crate::debian;
-use crate::failure::{Context, Failure};
-use crate::shell::{self, Log};
-use crate::workspace::Workspace;
-
-pub(super) struct Trial<'a> {
-    workspace: &'a Workspace,
-    entry: &'static Entry,
-    log: &'a Log,
-}
+use super::trigger::{State, Trigger};
+use crate::failure::Failure;
 
 /// What came of a fix.
 pub(super) struct Outcome {
     pub(super) replaced: usize,
+    pub(super) seconds: Seconds,
     pub(super) result: String,
 }
 
-impl<'a> Trial<'a> {
-    pub(super) fn new(workspace: &'a Workspace, entry: &'static Entry, log: &'a Log) -> Self {
-        Self {
-            workspace,
-            entry,
-            log,
-        }
+pub(super) struct Trial<'a> {
+    pub(super) base: &'a Base,
+    pub(super) engraft: &'a Engraft<'a>,
+    pub(super) entry: &'static Entry,
+}
+
+/// The name of every module here.
+const NAME: &str = "corpus_fix";
+
+impl Trial<'_> {
+    pub(super) fn run(&self) -> Result<Outcome, Failure> {
+        let (answer, result) = self.build_expected()?;
+        let result = match result {
+            Some(result) => result,
+            None => self.try_on_program()?,
+        };
+        Ok(Outcome {
+            replaced: answer.replaced.len(),
+            seconds: answer.seconds,
+            result,
+        })
     }
 
-    pub(super) fn run(&self) -> Result<Outcome, Failure> {
-        let source = self.prepare_source()?;
-        let module = self.directory()?.join("corpus_fix.lp");
-        if module.exists() {
-            fs::remove_file(&module).context(format!("removing {}", module.display()))?;
+    /// The same with a hook, which makes it possible.
+    pub(super) fn run_hooked(&self, hook: &Hook, hooks: &Path) -> Result<Outcome, Failure> {
+        let source = &self.base.source;
+        let patches = match hook.patch {
+            Some(patch) => vec![hooks.join(patch)],
+            None => self.entry.patch_files(self.base),
+        };
+        let code = (hooks.join(hook.source), source.join(hook.include));
+        let answer = self.build(patches, Some(code))?;
+        if !answer.refusals.is_empty() || answer.replaced.is_empty() {
+            return Err(unexpected("it is refused although it has a hook", &answer));
         }
-        let answer = self.build(&source, &module)?;
-        let replaced = names(&answer["report"]["replaced"]);
-        let refusals = answer["report"]["refusals"].to_string();
-        let unexpected = |what: &str| Failure::new(format!("{what}: {}", answer["report"]));
-        match &self.entry.expected {
+        Ok(Outcome {
+            replaced: answer.replaced.len(),
+            seconds: answer.seconds,
+            result: self.try_on_program()?,
+        })
+    }
+
+    fn module(&self) -> PathBuf {
+        self.base.directory.join(NAME).with_extension("lp")
+    }
+
+    fn build(
+        &self,
+        patches: Vec<PathBuf>,
+        hook: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Answer, Failure> {
+        self.engraft.build(&Request {
+            source: &self.base.source,
+            patches,
+            hook,
+            target: self.base.project.target,
+            module: &self.module(),
+            build: self.base.project.build,
+        })
+    }
+
+    /// Builds it; the result, if it ends with that.
+    fn build_expected(&self) -> Result<(Answer, Option<String>), Failure> {
+        let answer = self.build(self.entry.patch_files(self.base), None)?;
+        let written = self.module().exists();
+        let result = match &self.entry.expected {
             Expected::Nothing => {
-                if module.exists() || !replaced.is_empty() {
-                    return Err(unexpected("it changes something"));
+                if written || !answer.replaced.is_empty() || !answer.refusals.is_empty() {
+                    return Err(unexpected("it changes something", &answer));
                 }
-                return Ok(Outcome {
-                    replaced: 0,
-                    result: "no effect on this build".to_owned(),
-                });
+                Some("no effect on this build".to_owned())
             }
             Expected::Refused(text) => {
-                if module.exists() || !refusals.contains(text) {
-                    return Err(unexpected("it is not refused as it should be"));
+                if written || !answer.refusals.iter().any(|refusal| refusal.contains(text)) {
+                    return Err(unexpected("it is not refused as it should be", &answer));
                 }
-                return Ok(Outcome {
-                    replaced: 0,
-                    result: format!("refused: {text}"),
-                });
+                Some(format!("refused: {text}"))
             }
             Expected::Replaced(expected) => {
                 let mut expected = expected.to_vec();
                 expected.sort_unstable();
-                if replaced != expected {
-                    return Err(unexpected("other functions are replaced than expected"));
+                if answer.replaced != expected {
+                    return Err(unexpected("other functions are replaced", &answer));
                 }
+                None
             }
             Expected::Few(expected, most) => {
                 let missing = expected
                     .iter()
-                    .any(|name| !replaced.iter().any(|found| found == name));
-                if missing || replaced.is_empty() || replaced.len() > *most {
-                    return Err(unexpected("other functions are replaced than expected"));
+                    .any(|name| !answer.replaced.iter().any(|found| found == name));
+                if missing || answer.replaced.is_empty() || answer.replaced.len() > *most {
+                    return Err(unexpected("other functions are replaced", &answer));
                 }
+                None
             }
+        };
+        Ok((answer, result))
+    }
+
+    fn try_on_program(&self) -> Result<String, Failure> {
+        let mut running = self.base.start()?;
+        if let Some(function) = self.entry.stays_in {
+            self.refuse_to_leave(&running, function)?;
         }
-        self.try_on_program(&source, &module)?;
-        Ok(Outcome {
-            replaced: replaced.len(),
-            result: "loaded, disabled, unloaded".to_owned(),
+        let states = [State::Vulnerable, State::Fixed];
+        let trigger = self.entry.trigger;
+        let answers = go_up_and_down(
+            self.engraft,
+            &mut running,
+            (NAME, &self.module()),
+            trigger,
+            states,
+        )?;
+        Ok(match trigger {
+            Some(_) => format!("loads and leaves; vulnerable, fixed and back; {answers} answers"),
+            None => format!("loads and leaves; {answers} answers"),
         })
     }
 
-    fn directory(&self) -> Result<PathBuf, Failure> {
-        self.workspace
-            .scratch(&format!("corpus/{}", self.entry.project.name))
-    }
-
-    /// The package's tree with the fix taken out.
-    fn prepare_source(&self) -> Result<PathBuf, Failure> {
-        let project = self.entry.project;
-        let source = debian::unpack(&project.package, &self.directory()?, self.log)?;
-        for patch in self.entry.patches.iter().rev() {
-            let mut reverse = Command::new("patch");
-            reverse
-                .args([
-                    "--reverse",
-                    "--strip=1",
-                    "--batch",
-                    "--no-backup-if-mismatch",
-                ])
-                .arg(format!("--input=debian/patches/{patch}"))
-                .current_dir(&source);
-            shell::run(&mut reverse, self.log)?;
+    /// The program's child that never leaves a function cannot be patched in it, and says so.
+    fn refuse_to_leave(&self, running: &Running, function: &str) -> Result<(), Failure> {
+        let said = self
+            .engraft
+            .load_in_vain(&self.module(), running.first_child()?)?;
+        if said.contains(function) {
+            Ok(())
+        } else {
+            let message = format!("the load that cannot complete does not name {function}: {said}");
+            Err(Failure::new(message))
         }
-        if let Some(configure) = project.configure {
-            shell::run(
-                Command::new("sh")
-                    .args(["-c", configure])
-                    .current_dir(&source),
-                self.log,
-            )?;
-        }
-        Ok(source)
-    }
-
-    /// `engraft build --json`; its answer.
-    fn build(&self, source: &Path, module: &Path) -> Result<Value, Failure> {
-        let project = self.entry.project;
-        let mut command = Command::new(self.workspace.engraft_binary());
-        command.args(["--json", "build", "--source"]).arg(source);
-        for patch in self.entry.patches {
-            command
-                .arg("--patch")
-                .arg(source.join("debian/patches").join(patch));
-        }
-        command
-            .args(["--target", project.target, "--output"])
-            .arg(module)
-            .args(["--", "sh", "-c", project.build]);
-        command.stderr(self.log.output()?);
-        let output = command.output().context("engraft build")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let first = text.lines().next().unwrap_or_default();
-        let answer: Value = serde_json::from_str(first)
-            .map_err(|_| Failure::new(format!("engraft build answers {text:?}")))?;
-        if answer["report"].is_null() {
-            return Err(Failure::new(format!("engraft build: {first}")));
-        }
-        Ok(answer)
-    }
-
-    /// The program, built without engraft's help from the tree without the fix.
-    fn try_on_program(&self, source: &Path, module: &Path) -> Result<(), Failure> {
-        let project = self.entry.project;
-        shell::run(
-            Command::new("sh")
-                .args(["-c", project.build])
-                .current_dir(source),
-            self.log,
-        )?;
-        let scratch = self.directory()?.join("run");
-        fs::create_dir_all(&scratch).context(format!("creating {}", scratch.display()))?;
-        let binary = source.join(project.target);
-        let mut running = Running::start(&binary, &scratch, &project.program)?;
-        let pid = running.pid().to_string();
-        let module = module.to_string_lossy();
-        for arguments in [
-            ["load", &module],
-            ["disable", "corpus_fix"],
-            ["unload", "corpus_fix"],
-            ["load", &module],
-        ] {
-            let mut command = Command::new(self.workspace.engraft_binary());
-            command.args(arguments).args(["--pid", &pid, "--json"]);
-            shell::read(&mut command, self.log)?;
-            running.check_alive()?;
-            running.ask()?;
-        }
-        Ok(())
     }
 }
 
-/// Names of functions in a report, sorted.
-fn names(list: &Value) -> Vec<&str> {
-    let functions = list.as_array().into_iter().flatten();
-    let mut names: Vec<&str> = functions
-        .filter_map(|function| function["name"].as_str())
-        .collect();
-    names.sort_unstable();
-    names
+/// Loads a module under load, disables and unloads it, and loads it again; the program does as
+/// it does in the first state without and in the second one with it. How many answers it gave
+/// meanwhile.
+pub(super) fn go_up_and_down(
+    engraft: &Engraft<'_>,
+    running: &mut Running,
+    (name, module): (&str, &Path),
+    trigger: Option<&Trigger>,
+    [without, with]: [State; 2],
+) -> Result<usize, Failure> {
+    let expect = |running: &mut Running, state| match trigger {
+        Some(trigger) => trigger.expect(running, state),
+        None => Ok(()),
+    };
+    let module = module.to_string_lossy();
+    let mut answers = 0;
+    expect(running, without)?;
+    for (command, operand, state) in [
+        ("load", &*module, with),
+        ("disable", name, without),
+        ("unload", name, without),
+        ("load", &module, with),
+    ] {
+        let load = Load::start(running);
+        let acted = engraft.act(command, operand, running.pid());
+        let answered = load.finish();
+        running.check_alive()?;
+        acted?;
+        answers += answered?;
+        expect(running, state)?;
+    }
+    Ok(answers)
+}
+
+fn unexpected(what: &str, answer: &Answer) -> Failure {
+    Failure::new(format!("{what}: {}", answer.report))
 }

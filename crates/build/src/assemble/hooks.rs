@@ -1,5 +1,6 @@
 //! Hand-written sources that become part of a built module.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use engraft_module::{CompileRequest, compile};
@@ -28,7 +29,11 @@ impl Hooks {
     /// # Errors
     ///
     /// When one does not compile.
-    pub(crate) fn compile(sources: &[PathBuf], output: &Path) -> Result<Option<Self>, BuildError> {
+    pub(crate) fn compile(
+        sources: &[PathBuf],
+        flags: &[OsString],
+        output: &Path,
+    ) -> Result<Option<Self>, BuildError> {
         if sources.is_empty() {
             return Ok(None);
         }
@@ -43,7 +48,7 @@ impl Hooks {
             sources: sources.to_vec(),
             objects: Vec::new(),
             output: object.clone(),
-            flags: Vec::new(),
+            flags: flags.to_vec(),
             made_for: Vec::new(),
         });
         let module = compiled

@@ -370,6 +370,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
     let report = build_module(ModuleRequest {
         objects,
         library: fixture.library().map(|_| LIBRARY.to_owned()),
+        hook_flags: &[],
         hooks: &fixture.hooks(),
         made_for: None,
         output: &output,

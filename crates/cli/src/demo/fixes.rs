@@ -77,6 +77,7 @@ impl Fix {
             objects: ObjectPair::of_builds(&before, &after),
             library: None,
             hooks: &[],
+            hook_flags: &[],
             made_for: None,
             output: &self.file(directory),
         })
