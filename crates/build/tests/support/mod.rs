@@ -232,7 +232,9 @@ impl Fixture {
             other => panic!("{}: {other:?}", self.name),
         });
         command.arg("-g").args(flags);
-        if !self.is_rust() {
+        if self.is_rust() {
+            command.arg("--edition=2024");
+        } else {
             command.arg("-I").arg(self.path.with_file_name(""));
         }
         command
