@@ -69,6 +69,7 @@ macro_rules! each_fixture {
             levels: "levels.c";
             library_calls: "library_calls.c";
             library_target: "library_target.c";
+            library_variable: "library_variable.c";
             line_numbers: "line_numbers.c";
             lto: "lto.c";
             merged_functions: "merged_functions.c";
