@@ -55,7 +55,8 @@ impl Binder<'_> {
                 return self.value_of(object, symbol);
             }
         }
-        Err(self.explain_missing(reference))
+        let outside = self.matches.resolve_outside(&reference.name);
+        outside.ok_or_else(|| self.explain_missing(reference))
     }
 
     fn resolve_in(

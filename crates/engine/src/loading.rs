@@ -61,8 +61,8 @@ impl Live<'_> {
         if let Some(index) = self.find_former_place(module)? {
             return self.fill_module(module, request, index);
         }
-        let main = self.objects.main().span();
-        let arena = self.arena_near(main, module_room(&layout))?;
+        let home = self.objects.home_of(module).span();
+        let arena = self.arena_near(home, module_room(&layout))?;
         let spans = take_module(&mut self.records.arenas[arena], &layout).ok_or_else(|| {
             let message = "no room for the module in the memory mapped for patches";
             Error::other(format!("load '{}'", module.name), Errno::ENOMEM, message)

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use engraft_elf::{
     Identity, Image, Segment, SymbolFile, SymbolTable, build_id_path, debug_link_paths,
 };
+use engraft_module::PatchModule;
 use engraft_process::{ArenaPlan, Mapping, living_thread};
 use engraft_unwind::{Cfi, ReadMemory, Section};
 use nix::errno::Errno;
@@ -233,6 +234,15 @@ impl Objects {
             .iter()
             .find(|object| object.is_main)
             .unwrap_or(&self.list[0])
+    }
+
+    /// The object that a module's code must lie near: the one that it was built for, or else the
+    /// executable.
+    pub(crate) fn home_of(&self, module: &PatchModule) -> &LoadedObject {
+        let built_for = module.pre_code.iter().flat_map(|code| &code.objects);
+        let mut loaded =
+            built_for.filter_map(|object| self.find(object.name.as_deref()).ok().flatten());
+        loaded.next().unwrap_or_else(|| self.main())
     }
 
     /// The object that a patch calls `name` (`None`: the main executable). A library that is

@@ -31,7 +31,7 @@ pub(crate) fn link_on_trial(
 ) -> Result<Trial, Error> {
     let layout = Layout::of(module);
     let mut room = Room::of(view)?;
-    let arena = room.near(view.objects.main().span(), module_room(&layout))?;
+    let arena = room.near(view.objects.home_of(module).span(), module_room(&layout))?;
     let spans = take_module(&mut room.arenas[arena], &layout).ok_or_else(|| {
         let message = "no room for the module in the memory mapped for patches";
         Error::other(format!("load '{}'", module.name), Errno::ENOMEM, message)

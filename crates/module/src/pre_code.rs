@@ -138,6 +138,8 @@ pub struct PreExceptionTable {
     pub section: u32,
     /// Where it begins there.
     pub offset: u64,
+    /// Symbol of the routine that reads it.
+    pub personality: u32,
 }
 
 impl PreCode {
@@ -208,7 +210,7 @@ impl PreObject {
             let inside = section.is_some_and(|section| {
                 section.kind == PreKind::ExceptionTable && table.offset < section.bytes.len() as u64
             });
-            inside && is_code(table.function)
+            inside && is_code(table.function) && is_symbol(table.personality)
         });
         sections && symbols && functions && tables
     }
@@ -261,6 +263,7 @@ mod tests {
                     function: 0,
                     section: 1,
                     offset: 0,
+                    personality: 1,
                 }],
             }],
         }
@@ -275,7 +278,7 @@ mod tests {
     #[test]
     fn positions_out_of_range_are_refused() {
         type Damage = fn(&mut PreObject);
-        let damages: [Damage; 9] = [
+        let damages: [Damage; 10] = [
             |object| object.sections[0].relocations[0].symbol = 2,
             |object| object.sections[0].relocations[0].offset = 6,
             |object| {
@@ -287,6 +290,7 @@ mod tests {
             |object| object.exception_tables[0].function = 1,
             |object| object.exception_tables[0].section = 0,
             |object| object.exception_tables[0].offset = 4,
+            |object| object.exception_tables[0].personality = 2,
             |object| object.functions[0].symbol = 1,
             |object| object.sections[0].kind = PreKind::ReadOnly,
         ];

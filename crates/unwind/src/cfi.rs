@@ -9,6 +9,7 @@ use gimli::{
     LittleEndian, Pointer, UnwindSection,
 };
 
+use crate::exception_table::Place;
 use crate::frame_table::{HeaderTable, LinearIndex};
 
 pub(crate) type Bytes<'a> = EndianSlice<'a, LittleEndian>;
@@ -55,6 +56,17 @@ pub enum CfiErrorKind {
     /// The section or header is unbelievably long.
     #[error("{0} bytes are too many")]
     TooLong(u64),
+}
+
+/// Where it is said what exceptions do in a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExceptionHandling {
+    /// Address of the function.
+    pub start: u64,
+    /// Address of its table.
+    pub table: u64,
+    /// The routine that reads the table.
+    pub personality: Option<Place>,
 }
 
 /// Call frame information of one object: its `.eh_frame` and a way to search it.
@@ -145,26 +157,32 @@ impl Cfi {
             .collect()
     }
 
-    /// The function that `pc` is in: where it starts, and where its exception table is, if it
-    /// has one.
+    /// What exceptions do in the function that `pc` is in, if it has a table of that.
     ///
     /// # Errors
     ///
     /// [`CfiErrorKind::Malformed`] when its description cannot be read.
-    pub fn exception_table(&self, pc: u64) -> Result<Option<(u64, Option<u64>)>, CfiErrorKind> {
+    pub fn exception_handling(&self, pc: u64) -> Result<Option<ExceptionHandling>, CfiErrorKind> {
         let Some(description) = self.find(pc).map_err(CfiErrorKind::Malformed)? else {
             return Ok(None);
         };
         let table = match description.lsda() {
-            Some(Pointer::Direct(0)) | None => None,
-            Some(Pointer::Direct(address)) => Some(address),
+            Some(Pointer::Direct(0)) | None => return Ok(None),
+            Some(Pointer::Direct(address)) => address,
             Some(Pointer::Indirect(_)) => {
                 let encoding = gimli::constants::DW_EH_PE_indirect;
                 let error = gimli::Error::UnsupportedPointerEncoding(encoding);
                 return Err(CfiErrorKind::Malformed(error));
             }
         };
-        Ok(Some((description.initial_address(), table)))
+        Ok(Some(ExceptionHandling {
+            start: description.initial_address(),
+            table,
+            personality: description.personality().map(|pointer| match pointer {
+                Pointer::Direct(address) => Place::At(address),
+                Pointer::Indirect(slot) => Place::Through(slot),
+            }),
+        }))
     }
 
     pub(crate) fn section(&self) -> &Section {

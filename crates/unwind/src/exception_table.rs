@@ -51,14 +51,12 @@ pub struct TypeField {
     encoding: u8,
 }
 
-/// What a field refers to.
+/// What a field of exception handling refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TypeReference {
-    /// Any type.
-    Any,
-    /// The type whose description is at this address.
+pub enum Place {
+    /// What is at this address.
     At(u64),
-    /// The type whose description a pointer at this address leads to.
+    /// What a pointer at this address leads to.
     Through(u64),
 }
 
@@ -213,18 +211,13 @@ impl TypeField {
         field_size(self.encoding)
     }
 
-    /// Whether it refers to a pointer to the type's description.
-    #[must_use]
-    pub fn is_indirect(self) -> bool {
-        self.encoding & INDIRECT != 0
-    }
-
-    /// What the field refers to in a table that lies at `address`.
+    /// What the field refers to in a table that lies at `address`: a type's description, or
+    /// `None` for any type.
     ///
     /// # Errors
     ///
     /// [`ExceptionTableError`] when the field lies outside the table's bytes.
-    pub fn read(self, bytes: &[u8], address: u64) -> Result<TypeReference, ExceptionTableError> {
+    pub fn read(self, bytes: &[u8], address: u64) -> Result<Option<Place>, ExceptionTableError> {
         let size = self.size()?;
         let field = self
             .offset
@@ -239,27 +232,26 @@ impl TypeField {
             _ => return Err(ExceptionTableError::Encoding(self.encoding)),
         };
         if value == 0 {
-            return Ok(TypeReference::Any);
+            return Ok(None);
         }
         let base = match self.encoding & 0x70 {
             RELATIVE_TO_FIELD => address.wrapping_add(self.offset as u64),
             _ => 0,
         };
         let reach = base.wrapping_add(value);
-        Ok(if self.is_indirect() {
-            TypeReference::Through(reach)
+        Ok(Some(if self.encoding & INDIRECT != 0 {
+            Place::Through(reach)
         } else {
-            TypeReference::At(reach)
-        })
+            Place::At(reach)
+        }))
     }
 }
 
-impl fmt::Display for TypeReference {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Any => write!(f, "any type"),
-            Self::At(address) => write!(f, "the type at {address:#x}"),
-            Self::Through(slot) => write!(f, "the type that {slot:#x} leads to"),
+            Self::At(address) => write!(f, "what is at {address:#x}"),
+            Self::Through(slot) => write!(f, "what the pointer at {slot:#x} leads to"),
         }
     }
 }
@@ -327,8 +319,8 @@ mod tests {
         let table = ExceptionTable::parse(&TABLE).expect("a table");
         assert_eq!(table.calls, expected);
         let read = |offset| field(offset).read(&TABLE, 0x1000);
-        assert_eq!(read(20), Ok(TypeReference::Any));
-        assert_eq!(read(24), Ok(TypeReference::Through(0x1000 + 24 + 16)));
+        assert_eq!(read(20), Ok(None));
+        assert_eq!(read(24), Ok(Some(Place::Through(0x1000 + 24 + 16))));
         assert_eq!(read(25), Err(ExceptionTableError::Damaged));
     }
 

@@ -28,11 +28,11 @@ mod thread_exit;
 mod trace;
 mod walk;
 
-pub use cfi::{Cfi, CfiError, CfiErrorKind, Section};
+pub use cfi::{Cfi, CfiError, CfiErrorKind, ExceptionHandling, Section};
 pub use code_map::{CodeMap, CodeMapError, CodeMapErrorKind, CodeObject};
 pub use engraft_elf::{ReadMemory, Unreadable};
 pub use exception_table::{
-    Action, CallRange, ExceptionTable, ExceptionTableError, TypeField, TypeReference,
+    Action, CallRange, ExceptionTable, ExceptionTableError, Place, TypeField,
 };
 pub use reason::{Reason, ReasonKind};
 pub use registers::Registers;

@@ -10,7 +10,9 @@ use engraft_module::{
 };
 
 use crate::error::BuildError;
-use crate::object::{Binding, ObjectFile, Relocation, SectionKind, SymbolKind, Target};
+use crate::object::{
+    Binding, ExceptionTable, ObjectFile, Relocation, SectionKind, SymbolKind, Target,
+};
 use crate::program::Program;
 
 /// A symbol before the change: object, and symbol or place in it.
@@ -26,8 +28,8 @@ enum Identity {
     Element(usize, usize, i64),
 }
 
-/// Where exception tables are: section and offset, by those of the code.
-type ExceptionTables = BTreeMap<(usize, i64), (usize, i64)>;
+/// By section and offset of the code.
+type ExceptionTables = BTreeMap<(usize, i64), ExceptionTable>;
 
 /// Pre-patch code of one object of the target (executable or library), as it grows.
 pub(super) struct PreCodeBuilder<'a> {
@@ -37,6 +39,8 @@ pub(super) struct PreCodeBuilder<'a> {
     sections: HashMap<(usize, usize), u32>,
     /// By object.
     exception_tables: HashMap<usize, Rc<ExceptionTables>>,
+    /// Objects that use what is wanted by its name.
+    users_of: BTreeMap<u32, usize>,
 }
 
 impl<'a> PreCodeBuilder<'a> {
@@ -50,6 +54,7 @@ impl<'a> PreCodeBuilder<'a> {
             symbols: HashMap::new(),
             sections: HashMap::new(),
             exception_tables: HashMap::new(),
+            users_of: BTreeMap::new(),
         }
     }
 
@@ -61,6 +66,24 @@ impl<'a> PreCodeBuilder<'a> {
             self.carry(index, object, symbol)?;
         }
         Ok(index)
+    }
+
+    /// Asks for the address of what is defined outside the target's objects, for programs that
+    /// have no name for it: what was linked statically.
+    pub(super) fn want_by_name(&mut self, object: usize, name: &str) {
+        let index = self.enter(
+            Identity::Outside(name.to_owned()),
+            PreSymbol {
+                name: name.to_owned(),
+                file: None,
+                kind: PreSymbolKind::Object,
+                size: 0,
+                place: None,
+                wanted: true,
+            },
+        );
+        self.code.symbols[index as usize].wanted = true;
+        self.users_of.insert(index, object);
     }
 
     /// Notes that a function is replaced.
@@ -107,6 +130,12 @@ impl<'a> PreCodeBuilder<'a> {
         for (object, symbol) in missing {
             self.carry_user_of(object, symbol)?;
         }
+        for (index, object) in std::mem::take(&mut self.users_of) {
+            if !referred.contains(&index) {
+                let name = self.code.symbols[index as usize].name.clone();
+                self.carry_user_among(&[object], None, &name)?;
+            }
+        }
         Ok(self.code)
     }
 
@@ -129,17 +158,31 @@ impl<'a> PreCodeBuilder<'a> {
             order.extend(users);
         }
         let mut seen = BTreeSet::new();
-        for candidate in order.into_iter().filter(|object| seen.insert(*object)) {
+        order.retain(|object| seen.insert(*object));
+        // Where only data refers to it, the running program's symbol table must tell.
+        self.carry_user_among(&order, Some((object, symbol)), &named.name)
+    }
+
+    /// Takes along the smallest function that refers to a symbol, of the first object that has
+    /// one: to `own`, or to what has the name.
+    fn carry_user_among(
+        &mut self,
+        objects: &[usize],
+        own: Option<(usize, usize)>,
+        name: &str,
+    ) -> Result<(), BuildError> {
+        for candidate in objects.iter().copied() {
             let file = self.program.before(candidate)?;
             let tables = self.exception_tables_of(candidate)?;
-            if let Some(section) = find_user(file, &tables, candidate == object, symbol, &name)
+            let own = own.filter(|(object, _)| *object == candidate);
+            let own = own.map(|(_, symbol)| symbol);
+            if let Some(section) = find_user(file, &tables, own, name)
                 && let Some(function) = file.first_symbol(section)
             {
                 let index = self.symbol(candidate, function)?;
                 return self.carry(index, candidate, function);
             }
         }
-        // Only data refers to it: the running program's symbol table must tell.
         Ok(())
     }
 
@@ -307,11 +350,13 @@ impl<'a> PreCodeBuilder<'a> {
             };
             let function = self.symbol(object, symbol)?;
             let placed = self.code.symbols[function as usize].place.is_some();
-            if let (true, Some(section)) = (placed, self.section(object, table.0)?) {
+            let (personality, _) = self.target(object, &table.personality, false)?;
+            if let (true, Some(section)) = (placed, self.section(object, table.place.0)?) {
                 self.code.exception_tables.push(PreExceptionTable {
                     function,
                     section,
-                    offset: table.1.cast_unsigned(),
+                    offset: table.place.1.cast_unsigned(),
+                    personality,
                 });
             }
         }
@@ -453,28 +498,27 @@ fn is_type_description(file: &ObjectFile, section: usize) -> bool {
 fn find_user(
     file: &ObjectFile,
     tables: &ExceptionTables,
-    own: bool,
-    symbol: usize,
+    own: Option<usize>,
     name: &str,
 ) -> Option<usize> {
     let refers = |relocation: &Relocation| match file.target(relocation) {
         Target::Place { section, offset } => {
-            own && file.symbol_at(section, offset).map(|found| found.0) == Some(symbol)
+            own.is_some() && file.symbol_at(section, offset).map(|found| found.0) == own
         }
         Target::Symbol { symbol, .. } => file.symbols[symbol].name == name,
     };
     let is_caught_in = |code: usize| {
         let mut own = tables.range((code, i64::MIN)..=(code, i64::MAX));
         own.any(|(_, table)| {
-            let mut types = file.sections[table.0].relocations.iter();
+            let mut types = file.sections[table.place.0].relocations.iter();
             types.any(|relocation| refers(file.past_pointer(relocation)))
         })
     };
     let sections = file.sections.iter().enumerate();
-    let itself = file.symbols.get(symbol).and_then(|symbol| symbol.place);
+    let itself = own.and_then(|symbol| file.symbols[symbol].place);
     let users = sections.filter(|(index, section)| {
         section.kind == SectionKind::Code
-            && !(own && itself.is_some_and(|(section, _)| section == *index))
+            && itself.is_none_or(|(section, _)| section != *index)
             && file.first_symbol(*index).is_some()
             && (section.relocations.iter().any(refers) || is_caught_in(*index))
     });

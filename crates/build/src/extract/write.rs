@@ -55,11 +55,14 @@ pub(super) fn resolve(
                     addend,
                     weak: false,
                 },
-                None => Reference::Undefined {
-                    name: symbol.name.clone(),
-                    addend,
-                    weak: symbol.binding == Binding::Weak,
-                },
+                None => {
+                    pre_code.want_by_name(object, &symbol.name);
+                    Reference::Undefined {
+                        name: symbol.name.clone(),
+                        addend,
+                        weak: symbol.binding == Binding::Weak,
+                    }
+                }
             }
         }
     })

@@ -28,6 +28,15 @@ pub(crate) struct FrameFunction {
     pub table: Option<(usize, i64)>,
 }
 
+/// What exceptions do in a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExceptionTable {
+    /// Section and offset of the table.
+    pub place: (usize, i64),
+    /// The reference to the routine that reads it.
+    pub personality: Relocation,
+}
+
 impl ObjectFile {
     /// All records of call frame information, in order.
     #[must_use]
@@ -62,14 +71,28 @@ impl ObjectFile {
         found
     }
 
-    /// Where the exception tables of functions are: section and offset, by those of the code.
+    /// What exceptions do in functions, by section and offset of the code.
     #[must_use]
-    pub(crate) fn exception_tables(&self) -> BTreeMap<(usize, i64), (usize, i64)> {
-        let frames = self.frames().into_iter();
-        let functions = frames.filter_map(|record| record.function);
-        functions
-            .filter_map(|function| Some((function.code, function.table?)))
-            .collect()
+    pub(crate) fn exception_tables(&self) -> BTreeMap<(usize, i64), ExceptionTable> {
+        let mut found = BTreeMap::new();
+        let mut personalities: BTreeMap<(usize, usize), Relocation> = BTreeMap::new();
+        for record in self.frames() {
+            let section = &self.sections[record.section];
+            let Some(function) = record.function else {
+                let inside = record.bytes.start as u64..record.bytes.end as u64;
+                let mut relocations = section.relocations.iter();
+                let personality = relocations.find(|it| inside.contains(&it.offset));
+                let start = (record.section, record.bytes.start);
+                personalities.extend(personality.map(|it| (start, *self.past_pointer(it))));
+                continue;
+            };
+            let personality = personalities.get(&(record.section, function.common));
+            if let (Some(place), Some(personality)) = (function.table, personality) {
+                let personality = *personality;
+                found.insert(function.code, ExceptionTable { place, personality });
+            }
+        }
+        found
     }
 
     /// The relocation itself, or that of the pointer that it leads to: exception tables refer

@@ -7,7 +7,7 @@ mod frames;
 mod kind;
 mod read;
 
-pub(crate) use frames::{FrameRecord, is_exception_pointer};
+pub(crate) use frames::{ExceptionTable, FrameRecord, is_exception_pointer};
 pub(crate) use kind::SectionKind;
 pub(crate) use read::is_bitcode;
 

@@ -69,6 +69,7 @@ macro_rules! each_fixture {
             levels: "levels.c";
             library_calls: "library_calls.c";
             library_target: "library_target.c";
+            library_variable: "library_variable.c";
             line_numbers: "line_numbers.c";
             lto: "lto.c";
             merged_functions: "merged_functions.c";
@@ -232,7 +233,9 @@ impl Fixture {
             other => panic!("{}: {other:?}", self.name),
         });
         command.arg("-g").args(flags);
-        if !self.is_rust() {
+        if self.is_rust() {
+            command.arg("--edition=2024");
+        } else {
             command.arg("-I").arg(self.path.with_file_name(""));
         }
         command

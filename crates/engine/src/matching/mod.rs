@@ -55,6 +55,8 @@ struct ObjectMatch {
     functions: HashMap<(String, u64), Code>,
     /// By symbol: its value, or why there is none.
     symbols: Vec<Result<Resolved, String>>,
+    /// Positions of global symbols that are defined outside what was built.
+    outside: HashMap<String, usize>,
 }
 
 impl Matches {
@@ -64,6 +66,16 @@ impl Matches {
         let mut matches = self.objects.iter().flatten();
         let found = matches.find(|it| it.header == header)?;
         found.functions.get(&(name.to_owned(), sympos))
+    }
+
+    /// The value of a global symbol that is defined outside what was built, if the pre-patch
+    /// code tells: a program that was linked statically may have no name for it.
+    pub(crate) fn resolve_outside(&self, name: &str) -> Option<Resolved> {
+        let mut objects = self.objects.iter().flatten();
+        objects.find_map(|object| {
+            let position = object.outside.get(name)?;
+            object.symbols[*position].as_ref().ok().copied()
+        })
     }
 
     /// The value of a symbol of the pre-patch code.
@@ -121,10 +133,16 @@ fn match_object(program: &Program<'_>, object: &PreObject) -> Result<ObjectMatch
         let found = find_symbol(&pre, program, &solver, id)?;
         value_of(program, found)
     });
+    let outside = object.symbols.iter().enumerate();
+    let outside = outside
+        .filter(|(_, symbol)| symbol.wanted && symbol.file.is_none() && symbol.place.is_none());
     Ok(ObjectMatch {
         header: program.object.image.header_address,
         functions,
         symbols: symbols.collect(),
+        outside: outside
+            .map(|(position, symbol)| (symbol.name.clone(), position))
+            .collect(),
     })
 }
 

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use engraft_arch::matching::{Field, FieldKind};
-use engraft_module::{PreKind, PreObject, PreRelocation, PreSection, PreSymbol, PreSymbolKind};
+use engraft_module::{
+    PreExceptionTable, PreKind, PreObject, PreRelocation, PreSection, PreSymbol, PreSymbolKind,
+};
 
 /// Position of a symbol in [`PreObject::symbols`].
 pub(super) type SymbolId = u32;
@@ -216,13 +218,15 @@ impl<'a> PreIndex<'a> {
         })
     }
 
-    /// What exceptions do in a function: the section that holds its table, and where in it.
-    pub(super) fn exception_table(&self, id: SymbolId) -> Option<(&'a PreSection, u64)> {
+    /// What exceptions do in a function: where its table is, and the section that holds it.
+    pub(super) fn exception_table(
+        &self,
+        id: SymbolId,
+    ) -> Option<(&'a PreExceptionTable, &'a PreSection)> {
         let id = self.canonical(id);
         let mut tables = self.object.exception_tables.iter();
         let table = tables.find(|table| self.canonical(table.function) == id)?;
-        let section = &self.object.sections[table.section as usize];
-        Some((section, table.offset))
+        Some((table, &self.object.sections[table.section as usize]))
     }
 
     /// What a reference to `symbol` at this distance leads to.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use engraft_arch::decode::{is_lazy_binding, plt_slot};
 use engraft_elf::{DynamicRelocation, Symbol, SymbolKind};
 use engraft_module::PreSymbol;
-use engraft_unwind::Cfi;
+use engraft_unwind::{Cfi, ExceptionHandling, Place};
 use nix::errno::Errno;
 
 use super::names::Stems;
@@ -95,6 +95,7 @@ pub(super) struct RunningTable {
     pub(super) address: u64,
     /// Its bytes, and some that follow.
     pub(super) bytes: Vec<u8>,
+    pub(super) personality: Option<Place>,
 }
 
 /// One object of the running program.
@@ -180,11 +181,11 @@ impl<'a> Program<'a> {
         let Some(cfi) = &self.cfi else {
             return Ok(None);
         };
-        let found = cfi.exception_table(address);
-        let (start, table) = match found.map_err(|_| Reason::Unreadable(address))? {
-            Some((start, Some(table))) => (start, table),
-            _ => return Ok(None),
+        let found = cfi.exception_handling(address);
+        let Some(found) = found.map_err(|_| Reason::Unreadable(address))? else {
+            return Ok(None);
         };
+        let ExceptionHandling { start, table, .. } = found;
         if start != address {
             return Err(Reason::Inside { address, start });
         }
@@ -199,6 +200,7 @@ impl<'a> Program<'a> {
         Ok(Some(RunningTable {
             address: table,
             bytes: self.read_data(table, length as usize)?,
+            personality: found.personality,
         }))
     }
 

@@ -1,7 +1,9 @@
 //! Why a place in the running program is not what a symbol of the pre-patch code stands for.
 
+use std::fmt;
+
 use engraft_arch::matching::Mismatch;
-use engraft_unwind::{ExceptionTableError, TypeReference};
+use engraft_unwind::{ExceptionTableError, Place};
 use thiserror::Error;
 
 /// A difference between pre-patch code and running program.
@@ -172,13 +174,20 @@ pub(super) enum TableDifference {
         offset: u64,
     },
     /// A type on one side only.
-    #[error("it catches {found} instead of {expected}")]
+    #[error("it catches {} instead of {}", or_any(found.as_ref()), or_any(expected.as_ref()))]
     Type {
         /// In the pre-patch table.
-        expected: String,
+        expected: Option<String>,
         /// In the program's.
-        found: TypeReference,
+        found: Option<Place>,
     },
+    /// No routine that reads it.
+    #[error("nothing reads it")]
+    NoPersonality,
+}
+
+fn or_any(what: Option<&impl fmt::Display>) -> String {
+    what.map_or_else(|| "any type".to_owned(), ToString::to_string)
 }
 
 fn range((start, pad): &(u64, Option<u64>)) -> String {

@@ -2,8 +2,8 @@
 //! offsets do where the linker or assembler chose jumps of other lengths.
 
 use engraft_arch::matching::Matched;
-use engraft_module::PreSection;
-use engraft_unwind::{Action, CallRange, ExceptionTable, TypeField, TypeReference};
+use engraft_module::{PreExceptionTable, PreSection};
+use engraft_unwind::{Action, CallRange, ExceptionTable, Place, TypeField};
 
 use super::{Comparer, Use};
 use crate::matching::pre::{SymbolId, relocations_in};
@@ -13,8 +13,7 @@ use crate::matching::reason::{Reason, TableDifference};
 /// The two tables of one function.
 struct Tables<'a> {
     section: &'a PreSection,
-    /// Where the pre-patch table begins in its section.
-    offset: u64,
+    expected: &'a PreExceptionTable,
     running: RunningTable,
 }
 
@@ -27,7 +26,7 @@ impl Tables<'_> {
     }
 
     fn expected_bytes(&self) -> &[u8] {
-        &self.section.bytes[self.offset as usize..]
+        &self.section.bytes[self.expected.offset as usize..]
     }
 }
 
@@ -40,11 +39,13 @@ impl Comparer<'_> {
         matched: &Matched,
     ) -> Result<(), Reason> {
         let expected = self.pre.exception_table(id);
-        let length = expected.map_or(0, |(section, offset)| section.bytes.len() - offset as usize);
+        let length = expected.map_or(0, |(table, section)| {
+            section.bytes.len() - table.offset as usize
+        });
         let running = self.program.exception_table(address, length)?;
-        let (section, offset, running) = match (expected, running) {
+        let (expected, section, running) = match (expected, running) {
             (None, None) => return Ok(()),
-            (Some((section, offset)), Some(running)) => (section, offset, running),
+            (Some((expected, section)), Some(running)) => (expected, section, running),
             (Some(_), None) => return Err(Reason::NoExceptionTable(address)),
             (None, Some(running)) => {
                 return Err(Reason::ExceptionTable {
@@ -55,10 +56,34 @@ impl Comparer<'_> {
         };
         let tables = Tables {
             section,
-            offset,
+            expected,
             running,
         };
+        self.compare_personality(&tables)?;
         self.compare_tables(&tables, address, matched)
+    }
+
+    fn compare_personality(&mut self, tables: &Tables<'_>) -> Result<(), Reason> {
+        match tables.running.personality {
+            Some(place) => self.refer_through(tables, tables.expected.personality, 0, place),
+            None => Err(tables.differ(TableDifference::NoPersonality)),
+        }
+    }
+
+    /// A reference from a table, or from beside it, that may go through a pointer.
+    fn refer_through(
+        &mut self,
+        tables: &Tables<'_>,
+        symbol: SymbolId,
+        addend: i64,
+        place: Place,
+    ) -> Result<(), Reason> {
+        match place {
+            Place::At(address) => {
+                self.refer(symbol, addend, address, Use::of(tables.running.address))
+            }
+            Place::Through(slot) => self.follow_pointer(symbol, addend, slot),
+        }
     }
 
     fn compare_tables(
@@ -131,26 +156,20 @@ impl Comparer<'_> {
         found: TypeField,
     ) -> Result<(), Reason> {
         let unreadable = |error| tables.differ(TableDifference::Unreadable(error));
-        let start = tables.offset + expected.offset as u64;
+        let start = tables.expected.offset + expected.offset as u64;
         let end = start + expected.size().map_err(unreadable)? as u64;
         let found = found
             .read(&tables.running.bytes, tables.running.address)
             .map_err(unreadable)?;
         let relocation = relocations_in(tables.section, start, end).first();
         match (relocation, found) {
-            (None, TypeReference::Any) => Ok(()),
-            (Some(relocation), TypeReference::At(address)) => {
-                let at = Use::of(tables.running.address);
-                self.refer(relocation.symbol, relocation.addend, address, at)
-            }
-            (Some(relocation), TypeReference::Through(slot)) => {
-                self.follow_pointer(relocation.symbol, relocation.addend, slot)
+            (None, None) => Ok(()),
+            (Some(relocation), Some(place)) => {
+                self.refer_through(tables, relocation.symbol, relocation.addend, place)
             }
             _ => Err(tables.differ(TableDifference::Type {
-                expected: match relocation {
-                    Some(relocation) => format!("'{}'", self.pre.symbol(relocation.symbol).name),
-                    None => TypeReference::Any.to_string(),
-                },
+                expected: relocation
+                    .map(|relocation| self.pre.symbol(relocation.symbol).name.clone()),
                 found,
             })),
         }
