@@ -98,6 +98,7 @@ macro_rules! fixtures {
 
 fixtures! {
     alias: "alias.c";
+    array_fillers: "array_fillers.c";
     become_static: "become_static.c";
     changed_initial_value: "changed_initial_value.c";
     changed_size: "changed_size.c";
@@ -107,6 +108,7 @@ fixtures! {
     comdat: "comdat.cc";
     constant_propagation: "constant_propagation.c";
     constant_table: "constant_table.c";
+    constants_among_texts: "constants_among_texts.c";
     constructor: "constructor.c";
     equal_names: "equal_names.c";
     equal_names_both: "equal_names_both.c";
@@ -137,6 +139,7 @@ fixtures! {
     new_data: "new_data.c";
     new_function_elsewhere: "new_function_elsewhere.c";
     newly_inlined: "newly_inlined.c";
+    newly_used_variable: "newly_used_variable.c";
     no_longer_inlined: "no_longer_inlined.c";
     own_section: "own_section.c";
     scalar_replacement: "scalar_replacement.c";
