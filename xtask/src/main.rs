@@ -124,6 +124,10 @@ fn run(task: &Task) -> Result<(), Failure> {
                 steps.run("corpus", &|log| {
                     corpus::run(&workspace, filter.as_deref(), *quick, log)
                 })?;
+                if filter.is_none() {
+                    let (count, seed) = csmith::extent(*quick);
+                    steps.run("csmith", &|log| csmith::run(&workspace, count, seed, log))?;
+                }
             }
             steps.finish()
         }

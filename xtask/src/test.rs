@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::shell::{self, Log};
 use crate::steps::Steps;
 use crate::workspace::Workspace;
-use crate::{corpus, example, memcached, packages, simulate, tidy};
+use crate::{corpus, csmith, example, memcached, packages, simulate, tidy};
 
 /// Runs every step even after one has failed; only the later ones that need its result are
 /// left out, and then the run has failed anyway.
@@ -41,6 +41,8 @@ fn run_compiled(workspace: &Workspace, steps: &mut Steps<'_>) -> Result<(), Fail
     let build = ["build", "--release", "--package", "engraft"];
     if steps.run("release", &|log| cargo(workspace, &build, log))? {
         steps.run("example", &|log| example::run(workspace, log))?;
+        let (count, seed) = csmith::extent(true);
+        steps.run("csmith", &|log| csmith::run(workspace, count, seed, log))?;
         steps.run("memcached", &|log| {
             memcached::run(workspace, memcached::DEFAULT_ROUNDS, log)
         })?;

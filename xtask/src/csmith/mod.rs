@@ -23,8 +23,17 @@ use trial::{Outcome, Trial};
 
 /// What the corpus runs.
 pub(crate) const DEFAULT_COUNT: u64 = 200;
-/// What CI runs.
-pub(crate) const QUICK_COUNT: u64 = 10;
+/// What CI runs, always the same programs.
+const QUICK_COUNT: u64 = 10;
+const QUICK_SEED: u64 = 1000;
+
+/// Count and first seed of what CI runs, or of what the corpus runs.
+pub(crate) fn extent(quick: bool) -> (u64, Option<u64>) {
+    match quick {
+        true => (QUICK_COUNT, Some(QUICK_SEED)),
+        false => (DEFAULT_COUNT, None),
+    }
+}
 
 /// Tries `count` programs, the first of them with `seed`, which is taken from the clock
 /// if none is given; case N of a run is the first one of a run with its seed.

@@ -110,6 +110,9 @@ fn mark_exception_pointers(object: &mut ObjectFile) {
     }
 }
 
+/// A large page; what a file asks for beyond that is damage.
+const MAX_ALIGNMENT: u64 = 1 << 21;
+
 /// Constant zeros that the file need not have, written out up to this length.
 const MAX_ZEROS: u64 = 1 << 20;
 
@@ -123,6 +126,11 @@ fn read_sections(table: &Sections<'_>, bytes: &[u8]) -> Result<Vec<Section>, Bui
     let read = |header: &SectionHeader64<LE>| {
         let name = text(table.section_name(LE, header)?);
         let flags = header.sh_flags(LE);
+        let alignment = header.sh_addralign.get(LE).max(1);
+        if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
+            let message = format!("section '{name}' has the alignment {alignment}");
+            return Err(BuildError::new(message));
+        }
         let mut kind = SectionKind::of(&name, header.sh_type.get(LE), flags);
         let mut contents = match kind {
             SectionKind::Ignored => Vec::new(),
@@ -137,7 +145,7 @@ fn read_sections(table: &Sections<'_>, bytes: &[u8]) -> Result<Vec<Section>, Bui
         Ok(Section {
             kind,
             name,
-            alignment: header.sh_addralign.get(LE).max(1),
+            alignment,
             entry_size: header.sh_entsize.get(LE),
             size: header.sh_size.get(LE),
             bytes: contents,

@@ -33,6 +33,7 @@ macro_rules! each_fixture {
     ($do:ident) => {
         $do! {
             alias: "alias.c";
+            array_fillers: "array_fillers.c";
             become_static: "become_static.c";
             changed_initial_value: "changed_initial_value.c";
             changed_size: "changed_size.c";
@@ -42,6 +43,7 @@ macro_rules! each_fixture {
             comdat: "comdat.cc";
             constant_propagation: "constant_propagation.c";
             constant_table: "constant_table.c";
+            constants_among_texts: "constants_among_texts.c";
             constructor: "constructor.c";
             equal_names: "equal_names.c";
             equal_names_both: "equal_names_both.c";
@@ -76,6 +78,7 @@ macro_rules! each_fixture {
             new_data: "new_data.c";
             new_function_elsewhere: "new_function_elsewhere.c";
             newly_inlined: "newly_inlined.c";
+            newly_used_variable: "newly_used_variable.c";
             no_longer_inlined: "no_longer_inlined.c";
             own_section: "own_section.c";
             panics: "panics.rs";

@@ -493,6 +493,7 @@ mod tests {
                 symbol("first", Function, 0, None),
             ],
             functions: Vec::new(),
+            exception_tables: Vec::new(),
         }
     }
 
