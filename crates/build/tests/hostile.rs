@@ -71,6 +71,7 @@ impl Sample {
             }],
             library: None,
             hooks: &[],
+            hook_flags: &[],
             made_for: None,
             output: &self.path("hostile.lp"),
         })
@@ -204,6 +205,7 @@ fn files_that_are_no_objects_are_refused_by_name() {
         }],
         library: None,
         hooks: &[],
+        hook_flags: &[],
         made_for: None,
         output: &sample.path("hostile.lp"),
     });

@@ -61,7 +61,11 @@ pub(super) fn choose(random: &mut Random) -> Statement {
     let called = text.contains("added_function");
     Statement {
         name,
-        function: called.then(|| write_function(random)).unwrap_or_default(),
+        function: if called {
+            write_function(random)
+        } else {
+            String::new()
+        },
         text,
     }
 }
@@ -82,7 +86,7 @@ fn write_switch(number: u64) -> String {
         .map(|case| {
             let text = match case % 3 {
                 0 => format!("crc32_context += {}u;", number + case),
-                1 => format!("crc32_byte({}u);", number + case & 0xff),
+                1 => format!("crc32_byte({}u);", (number + case) & 0xff),
                 _ => format!("crc32_context = crc32_context * {}u;", number | 1),
             };
             format!("case {case}: {text} break;")

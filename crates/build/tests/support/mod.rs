@@ -255,7 +255,7 @@ impl Fixture {
 
     /// Compiles one version of one unit in a tree of its own, at a time of its own; with
     /// `sections` as `engraft build` does it.
-    fn compile(&self, output: &Path, flags: &str, unit: &str, after: bool, sections: bool) {
+    pub fn compile(&self, output: &Path, flags: &str, unit: &str, after: bool, sections: bool) {
         let mut command = self.compiler(flags);
         let (tree, source) = self.place_source(output.parent().expect("directory"), after);
         if self.is_rust() {
