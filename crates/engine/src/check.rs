@@ -66,7 +66,7 @@ fn examine(
     module: PatchModule,
     request: &LoadRequest<'_>,
 ) -> Result<CheckReport, Error> {
-    let objects = Objects::read(process, &process.maps()?)?;
+    let (objects, _) = Objects::read(process)?;
     let prepared = load_quietly(process)?;
     let view = View {
         process,

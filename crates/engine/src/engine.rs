@@ -242,8 +242,7 @@ impl Engine {
 
 /// The objects of a process, and what is recorded in it.
 fn look(process: &Attached) -> Result<(Objects, Option<Prepared>), Error> {
-    let maps = process.maps()?;
-    let objects = Objects::read(process, &maps)?;
+    let (objects, maps) = Objects::read(process)?;
     control::remove_leftover(process, &objects)?;
     let recorded = match control::find(&maps) {
         Some(control) => database::load(&process.memory, control)?,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engraft_elf::{
     Identity, Image, Segment, SymbolFile, SymbolTable, build_id_path, debug_link_paths,
@@ -176,9 +177,29 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Finds the objects by their mappings. What cannot be read as an object is left out: it
-    /// is then unknown code to the unwinder and has no symbols.
-    pub(crate) fn read(process: &Attached, maps: &[Mapping]) -> Result<Self, Error> {
+    /// Finds the objects by their mappings, which come along. What cannot be read as an object
+    /// is left out: it is then unknown code to the unwinder and has no symbols.
+    pub(crate) fn read(process: &Attached) -> Result<(Self, Vec<Mapping>), Error> {
+        let deadline = Instant::now() + EXEC_PATIENCE;
+        loop {
+            let maps = process.maps()?;
+            let list = Self::list(process, &maps);
+            if list.iter().any(|object| object.is_main) {
+                return Ok((Self { list }, maps));
+            }
+            process.memory.check_alive()?;
+            if Instant::now() > deadline {
+                return Err(Error::other(
+                    "look at the target's objects",
+                    Errno::ENOEXEC,
+                    "its main executable cannot be found in memory",
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn list(process: &Attached, maps: &[Mapping]) -> Vec<LoadedObject> {
         let main_headers = read_auxv(process.pid, AT_PHDR);
         let mut list = Vec::new();
         for mapping in maps
@@ -214,14 +235,7 @@ impl Objects {
                 cfi: OnceCell::new(),
             });
         }
-        if !list.iter().any(|object| object.is_main) {
-            return Err(Error::other(
-                "look at the target's objects",
-                Errno::ENOEXEC,
-                "its main executable cannot be found in memory",
-            ));
-        }
-        Ok(Self { list })
+        list
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LoadedObject> {
@@ -317,6 +331,10 @@ fn locate_file(pid: i32, mapping: &Mapping) -> PathBuf {
 }
 
 const AT_PHDR: u64 = 3;
+
+/// How long a process may be without an executable in memory: in execve(2), the new address space
+/// is there before anything is mapped into it.
+const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One entry of the auxiliary vector (getauxval(3)).
 pub(crate) fn read_auxv(pid: i32, wanted: u64) -> Option<u64> {
