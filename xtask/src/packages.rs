@@ -15,6 +15,7 @@ const NEEDED: &[&str] = &[
     "dpkg-dev",
     "g++",
     "gcc",
+    "gdb",
     "libc++-dev",
     "libc++abi-dev",
     "libc6-dev",

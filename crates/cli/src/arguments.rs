@@ -63,6 +63,8 @@ pub(crate) enum Command {
     },
     /// Print the livepatch log of a process
     Log(LogArguments),
+    /// Write a symbol file with which a debugger sees patches and unwinds through them
+    Symbols(SymbolsArguments),
     /// Patch a bundled server under load, step by step
     Demo,
 }
@@ -207,6 +209,16 @@ pub(crate) struct LogArguments {
     /// Print debug lines too
     #[arg(long)]
     pub(crate) debug: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SymbolsArguments {
+    /// The process with this number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: i32,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 fn parse_parameter(text: &str) -> Result<(String, String), String> {

@@ -20,6 +20,7 @@ mod progress;
 mod render;
 mod stack;
 mod status;
+mod symbols;
 mod target;
 mod wait;
 
@@ -59,6 +60,7 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::List { target } => status::list(&target, output),
         Command::Status { target } => status::status(&target, output),
         Command::Log(arguments) => log::run(&arguments, output),
+        Command::Symbols(arguments) => symbols::run(&arguments, output),
         Command::Demo => demo::run(output),
     }
 }

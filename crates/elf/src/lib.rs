@@ -19,6 +19,7 @@ mod suggest;
 mod symbol;
 mod symbol_file;
 mod symbol_table;
+mod written;
 
 pub use build_id::{BuildId, NotABuildId};
 pub use debug_file::{DebugLink, build_id_path, debug_link_paths};
@@ -32,3 +33,4 @@ pub use object_file::{ObjectFile, ObjectKind};
 pub use symbol::{Binding, Symbol, SymbolKind};
 pub use symbol_file::{FileSection, Identity, SymbolFile};
 pub use symbol_table::SymbolTable;
+pub use written::NewSymbolFile;

@@ -15,6 +15,7 @@ mod borrowing;
 mod check;
 mod control;
 mod database;
+mod debugging;
 mod describe;
 mod engine;
 mod error;
@@ -36,6 +37,7 @@ mod trial;
 mod unloading;
 
 pub use check::{CheckReport, CheckedFunction, check};
+pub use debugging::read_symbol_file;
 pub use engine::Engine;
 pub use engraft_process::find_by_executable as find_processes;
 pub use error::{Error, Kind};

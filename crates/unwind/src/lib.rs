@@ -13,6 +13,7 @@ mod call_site;
 mod cfi;
 mod code_map;
 mod cursor;
+mod debug_frame;
 mod encode;
 mod exception_table;
 mod expression;
@@ -30,6 +31,7 @@ mod walk;
 
 pub use cfi::{Cfi, CfiError, CfiErrorKind, ExceptionHandling, Section};
 pub use code_map::{CodeMap, CodeMapError, CodeMapErrorKind, CodeObject};
+pub use debug_frame::encode_debug_frame;
 pub use engraft_elf::{ReadMemory, Unreadable};
 pub use exception_table::{
     Action, CallRange, ExceptionTable, ExceptionTableError, Place, TypeField,

@@ -33,6 +33,7 @@ mod walk;
 pub use field::{Field, FieldKind, Value};
 pub use matched::{Exit, Matched};
 pub use mismatch::{Difference, Mismatch};
+pub use padding::begins_with_nop;
 pub use pattern::Pattern;
 
 /// Compares a function's code in an object file, `before`, whose relocations are `fields`

@@ -23,6 +23,12 @@ pub(super) fn nop_length(code: &[u8]) -> usize {
     nop.map_or(0, |instruction| instruction.len())
 }
 
+/// Whether what begins here is padding, unless control arrives at it.
+#[must_use]
+pub fn begins_with_nop(code: &[u8]) -> bool {
+    nop_length(code) > 0
+}
+
 /// Number of leading segment prefixes, and the one of fs or gs that counts. 64-bit mode
 /// ignores the other ones, except on branches (Intel SDM volume 1, 3.4.2.1), and repeating one
 /// changes nothing. 0 when different ones count.

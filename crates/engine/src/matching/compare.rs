@@ -30,14 +30,6 @@ pub(super) struct Comparison {
     pub(super) labels: Vec<Label>,
 }
 
-impl Comparison {
-    /// Whether an instruction of the function is at its address, and no padding.
-    pub(super) fn begins(&self) -> bool {
-        let first = self.matched.places.first();
-        first.is_some_and(|(_, address)| *address == self.address)
-    }
-}
-
 /// A reference into the inside of a function.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Label {

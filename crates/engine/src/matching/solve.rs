@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use engraft_arch::matching::begins_with_nop;
 use engraft_module::PreSymbolKind;
 
 use super::claim::Claim;
@@ -407,22 +408,20 @@ impl<'a> Solver<'a> {
         };
         let likely = self.prepare(id, |prepared| {
             let unknown = self.program.gaps().iter().cloned().flatten();
+            // Padding before a function is not its beginning.
+            let unknown = unknown.filter(|address| {
+                let code = self.program.code_from(*address);
+                code.is_some_and(|code| !begins_with_nop(code))
+            });
             let places = all.iter().copied().chain(unknown);
             places
                 .filter(|address| may_match(prepared, *address))
                 .collect::<Vec<_>>()
         });
         let likely = likely.map_err(|reason| (None, reason))?;
-        let found = self.compare_each(id, &likely).map(|mut found| {
-            // Padding before a function is not its beginning.
-            found.retain(|it| it.begins() || all.binary_search(&it.address).is_ok());
-            found
-        });
         // Where nothing is it, say what comes nearest.
-        match found {
-            Ok(found) if !found.is_empty() => Ok(found),
-            _ => self.compare_each(id, &all),
-        }
+        self.compare_each(id, &likely)
+            .or_else(|_| self.compare_each(id, &all))
     }
 
     /// Where functions start, each once.
