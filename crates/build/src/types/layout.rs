@@ -40,6 +40,8 @@ impl<'a, 'd> Digests<'a, 'd> {
         if matches!(node.kind, Kind::Qualified | Kind::Typedef) {
             return self.value(node.target(), depth - 1);
         }
+        // Only damaged information has a type that contains itself.
+        self.known[index] = Some(0);
         let mut hasher = DefaultHasher::new();
         (node.kind, node.size, node.complete, &node.counts).hash(&mut hasher);
         match node.kind {
@@ -256,7 +258,13 @@ impl<'a, 'd> Layouts<'a, 'd> {
         if new.kind == Kind::Typedef {
             return self.optional(Some(before), new.target());
         }
-        self.shapes(before, after)
+        if let Some(known) = self.known.get(&(before, after)) {
+            return known.clone();
+        }
+        self.known.insert((before, after), Verdict::Same);
+        let verdict = self.shapes(before, after);
+        self.known.insert((before, after), verdict.clone());
+        verdict
     }
 
     fn shapes(&mut self, before: usize, after: usize) -> Verdict {
