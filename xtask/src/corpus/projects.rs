@@ -206,6 +206,12 @@ pub(super) static BUSYBOX: Project = Project {
     ]),
 };
 
+/// All of it in BEGIN, which is one evaluation.
+pub(super) static AWK_AT_ITS_BEGINNING: Program = Program::filter(&[
+    "awk",
+    r#"BEGIN { print "begun"; fflush(); while ((getline line) > 0) print line }"#,
+]);
+
 pub(super) static TAR: Project = Project {
     name: "tar",
     package: SourcePackage {
