@@ -80,7 +80,7 @@ pub(super) static NGINX: Project = Project {
     configure: Some(
         "./configure --with-http_ssl_module --with-mail --with-mail_ssl_module --with-stream \
          --with-stream_ssl_module --with-http_mp4_module --with-http_dav_module \
-         --with-http_v2_module",
+         --with-http_v2_module --with-cc-opt=-O2",
     ),
     build: "make -j2",
     target: "objs/nginx",
