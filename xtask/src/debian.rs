@@ -3,7 +3,7 @@
 //! The system's configuration is only read: `apt-get` is given a sources list and a state
 //! directory of our own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,13 +48,57 @@ pub(crate) fn unpack(
 
 /// Takes a patch in `debian/patches` out of an unpacked source.
 pub(crate) fn take_out(source: &Path, patch: &str, log: &Log) -> Result<(), Failure> {
+    shell::run(&mut reverse(source, patch), log)
+}
+
+/// Whether a patch can only be taken out where lines around its changes are others by now.
+pub(crate) fn is_out_of_place(source: &Path, patch: &str, log: &Log) -> Result<bool, Failure> {
+    let told = shell::read(reverse(source, patch).arg("--dry-run"), log)?;
+    Ok(told.contains("with fuzz"))
+}
+
+fn reverse(source: &Path, patch: &str) -> Command {
     let mut reverse = Command::new("patch");
     reverse
         .args(["--reverse", "--strip=1", "--batch"])
         .arg("--no-backup-if-mismatch")
         .arg(format!("--input=debian/patches/{patch}"))
         .current_dir(source);
-    shell::run(&mut reverse, log)
+    reverse
+}
+
+/// Copies a source to a directory beside it, in place of what is there.
+pub(crate) fn copy(source: &Path, name: &str, log: &Log) -> Result<PathBuf, Failure> {
+    let copy = source.with_file_name(name);
+    if copy.exists() {
+        fs::remove_dir_all(&copy).context(format!("removing {}", copy.display()))?;
+    }
+    let mut command = Command::new("cp");
+    command.arg("--archive").arg(source).arg(&copy);
+    shell::run(&mut command, log)?;
+    Ok(copy)
+}
+
+/// Writes the patch that makes one of two directories beside each other into the other one.
+pub(crate) fn write_difference(
+    directory: &Path,
+    from: &str,
+    to: &str,
+    patch: &Path,
+) -> Result<(), Failure> {
+    const DIFFERENT: i32 = 1;
+    let doing = format!("writing {}", patch.display());
+    let status = Command::new("diff")
+        .args(["--unified", "--recursive", "--new-file", from, to])
+        .current_dir(directory)
+        .stdout(File::create(patch).context(&doing)?)
+        .status()
+        .context(&doing)?;
+    if status.code() == Some(DIFFERENT) {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("{doing}: diff: {status}")))
+    }
 }
 
 /// Downloads binary packages of a source package's version and unpacks them, without

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::projects::Project;
-use super::running::Running;
+use super::running::{Program, Running};
 use crate::debian;
 use crate::failure::{Context, Failure};
 use crate::shell::{self, Log};
@@ -31,11 +31,10 @@ impl Base {
         log: &Log,
     ) -> Result<Self, Failure> {
         let directory = workspace.scratch(&format!("corpus/{}", project.name))?;
-        let built = directory.join("built");
         let base = Self {
             project,
             source: directory.join("source"),
-            binary: built.join(project.target),
+            binary: directory.join("built").join(project.target),
             directory,
         };
         let stamp = base.directory.join("base");
@@ -49,12 +48,7 @@ impl Base {
             if let Some(configure) = project.configure {
                 run_in(&base.source, configure, log)?;
             }
-            if built.exists() {
-                fs::remove_dir_all(&built).context(format!("removing {}", built.display()))?;
-            }
-            let mut copy = Command::new("cp");
-            copy.arg("--archive").arg(&base.source).arg(&built);
-            shell::run(&mut copy, log)?;
+            let built = debian::copy(&base.source, "built", log)?;
             run_in(&built, project.build, log)?;
             fs::write(&stamp, &complete).context(format!("writing {}", stamp.display()))?;
         }
@@ -67,9 +61,24 @@ impl Base {
         Running::start(&self.binary, &scratch, &self.project.program)
     }
 
-    /// A file in the package's debian/patches.
+    /// The program, running in another way at the same time.
+    pub(super) fn start_as(&self, program: &'static Program) -> Result<Running, Failure> {
+        let scratch = self.directory.join("run-otherwise");
+        Running::start(&self.binary, &scratch, program)
+    }
+
+    /// A fix, as it fits the source.
     pub(super) fn patch(&self, name: &str) -> PathBuf {
+        let refit = self.refitted(name);
+        if refit.exists() {
+            return refit;
+        }
         self.source.join("debian/patches").join(name)
+    }
+
+    /// A fix whose surroundings have changed since.
+    fn refitted(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Patch files in the order in which the package applies them.
@@ -98,7 +107,17 @@ impl Base {
             if !fixes.contains(&name.as_str()) {
                 continue;
             }
-            debian::take_out(&self.source, name, log)?;
+            let refit = self.refitted(name);
+            if refit.exists() {
+                fs::remove_file(&refit).context(format!("removing {}", refit.display()))?;
+            }
+            if debian::is_out_of_place(&self.source, name, log)? {
+                debian::copy(&self.source, "with", log)?;
+                debian::take_out(&self.source, name, log)?;
+                debian::write_difference(&self.directory, "source", "with", &refit)?;
+            } else {
+                debian::take_out(&self.source, name, log)?;
+            }
         }
         Ok(())
     }

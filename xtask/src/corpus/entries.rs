@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use super::base::Base;
+use super::projects;
 use super::projects::{
     BUSYBOX, DNSMASQ, EXPAT, MEMCACHED, MOSQUITTO, NGINX, Project, REDIS, TAR, TINYPROXY,
 };
+use super::running::Program;
 use super::trigger::Trigger;
 use super::triggers;
 
@@ -17,12 +19,21 @@ pub(crate) struct Entry {
     pub(crate) expected: Expected,
     /// What shows it in the running program.
     pub(super) trigger: Option<&'static Trigger>,
-    /// A function that a child of the program never leaves.
-    pub(super) stays_in: Option<&'static str>,
+    /// A process that never leaves a function, and the function.
+    pub(super) stays_in: Option<(Stayer, &'static str)>,
     /// A hook that makes it possible, if it is refused without one.
     pub(super) hook: Option<Hook>,
     /// It runs in CI.
     pub(crate) quick: bool,
+}
+
+/// A process that cannot be patched because of where it is.
+#[derive(Clone, Copy)]
+pub(super) enum Stayer {
+    /// The first child of the program.
+    Child,
+    /// The project's program, started in another way.
+    Other(&'static Program),
 }
 
 /// The way out for a fix that is refused.
@@ -99,9 +110,9 @@ impl Entry {
         }
     }
 
-    const fn stays_in(self, function: &'static str) -> Self {
+    const fn stays_in(self, who: Stayer, function: &'static str) -> Self {
         Self {
-            stays_in: Some(function),
+            stays_in: Some((who, function)),
             ..self
         }
     }
@@ -150,9 +161,10 @@ pub(crate) static ENTRIES: &[Entry] = &[
         &["CVE-2026-4892.patch"],
         Replaced(&["create_helper"]),
     )
-    .stays_in("create_helper"),
+    .stays_in(Stayer::Child, "create_helper"),
     Entry::new(&BUSYBOX, &["CVE-2023-42363.patch"], Replaced(&["evaluate"]))
-        .shown_by(&triggers::BUSYBOX_AWK),
+        .shown_by(&triggers::BUSYBOX_AWK)
+        .stays_in(Stayer::Other(&projects::AWK_AT_ITS_BEGINNING), "evaluate"),
     Entry::new(
         &TAR,
         &["Fix-boundary-checking-in-base-256-decoder.patch"],

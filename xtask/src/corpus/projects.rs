@@ -80,7 +80,7 @@ pub(super) static NGINX: Project = Project {
     configure: Some(
         "./configure --with-http_ssl_module --with-mail --with-mail_ssl_module --with-stream \
          --with-stream_ssl_module --with-http_mp4_module --with-http_dav_module \
-         --with-http_v2_module",
+         --with-http_v2_module --with-cc-opt=-O2",
     ),
     build: "make -j2",
     target: "objs/nginx",
@@ -205,6 +205,12 @@ pub(super) static BUSYBOX: Project = Project {
         r#"{ v = $1; print "said " v (v = "new") "."; fflush() }"#,
     ]),
 };
+
+/// All of it in BEGIN, which is one evaluation.
+pub(super) static AWK_AT_ITS_BEGINNING: Program = Program::filter(&[
+    "awk",
+    r#"BEGIN { print "begun"; fflush(); while ((getline line) > 0) print line }"#,
+]);
 
 pub(super) static TAR: Project = Project {
     name: "tar",

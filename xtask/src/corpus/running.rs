@@ -146,6 +146,22 @@ impl Running {
         Ok(text)
     }
 
+    /// Waits until the program has printed something.
+    pub(super) fn await_output(&mut self, text: &str) -> Result<(), Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.output_since(&mut 0)?;
+            if String::from_utf8_lossy(&output).contains(text) {
+                return Ok(());
+            }
+            self.check_alive()?;
+            if Instant::now() > deadline {
+                return Err(Failure::new(format!("the program does not print {text:?}")));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub(super) fn check_alive(&mut self) -> Result<(), Failure> {
         match self.child.try_wait() {
             Ok(None) => Ok(()),

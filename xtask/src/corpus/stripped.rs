@@ -1,9 +1,7 @@
 //! Programs as Debian ships them, stripped and without debugging information, and modules for
 //! them built from Debian's source.
 
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::engraft::{Engraft, Request};
 use super::projects::{MEMCACHED, Project, REDIS};
@@ -12,8 +10,8 @@ use super::trial::{self, Outcome};
 use super::trigger::{State, Trigger};
 use super::triggers;
 use crate::debian;
-use crate::failure::{Context, Failure};
-use crate::shell::{self, Log};
+use crate::failure::Failure;
+use crate::shell::Log;
 use crate::workspace::Workspace;
 
 /// A program of a binary package.
@@ -136,33 +134,10 @@ impl Stripped {
 
 /// Writes the patch that takes a patch of the package out.
 fn reverse_patch(source: &Path, name: &str, log: &Log) -> Result<PathBuf, Failure> {
-    let without = source.with_file_name("without");
-    if without.exists() {
-        fs::remove_dir_all(&without).context(format!("removing {}", without.display()))?;
-    }
-    let mut copy = Command::new("cp");
-    copy.arg("--archive").arg(source).arg(&without);
-    shell::run(&mut copy, log)?;
+    let without = debian::copy(source, "without", log)?;
     debian::take_out(&without, name, log)?;
     let patch = source.with_file_name("without.patch");
-    let doing = format!("writing {}", patch.display());
-    let output = File::create(&patch).context(&doing)?;
-    let status = Command::new("diff")
-        .args([
-            "--unified",
-            "--recursive",
-            "--new-file",
-            "source",
-            "without",
-        ])
-        .current_dir(source.with_file_name(""))
-        .stdout(Stdio::from(output))
-        .status()
-        .context(&doing)?;
-    const DIFFERENT: i32 = 1;
-    if status.code() == Some(DIFFERENT) {
-        Ok(patch)
-    } else {
-        Err(Failure::new(format!("{doing}: diff: {status}")))
-    }
+    let directory = source.with_file_name("");
+    debian::write_difference(&directory, "source", "without", &patch)?;
+    Ok(patch)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::base::Base;
 use super::engraft::{Answer, Engraft, Request, Seconds};
-use super::entries::{Entry, Expected, Hook};
+use super::entries::{Entry, Expected, Hook, Stayer};
 use super::load::Load;
 use super::running::Running;
 use super::trigger::{State, Trigger};
@@ -118,8 +118,8 @@ impl Trial<'_> {
 
     fn try_on_program(&self) -> Result<String, Failure> {
         let mut running = self.base.start()?;
-        if let Some(function) = self.entry.stays_in {
-            self.refuse_to_leave(&running, function)?;
+        if let Some((who, function)) = self.entry.stays_in {
+            self.refuse_to_leave(&running, who, function)?;
         }
         let states = [State::Vulnerable, State::Fixed];
         let trigger = self.entry.trigger;
@@ -136,11 +136,24 @@ impl Trial<'_> {
         })
     }
 
-    /// The program's child that never leaves a function cannot be patched in it, and says so.
-    fn refuse_to_leave(&self, running: &Running, function: &str) -> Result<(), Failure> {
-        let said = self
-            .engraft
-            .load_in_vain(&self.module(), running.first_child()?)?;
+    /// A process that never leaves a function cannot be patched in it, and the load says so.
+    fn refuse_to_leave(
+        &self,
+        running: &Running,
+        who: Stayer,
+        function: &str,
+    ) -> Result<(), Failure> {
+        let said = match who {
+            Stayer::Child => {
+                let child = running.first_child()?;
+                self.engraft.load_in_vain(&self.module(), child)?
+            }
+            Stayer::Other(program) => {
+                let mut other = self.base.start_as(program)?;
+                other.await_output("begun")?;
+                self.engraft.load_in_vain(&self.module(), other.pid())?
+            }
+        };
         if said.contains(function) {
             Ok(())
         } else {

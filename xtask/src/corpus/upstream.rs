@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::failure::{Context, Failure};
 
-/// A euro sign in UTF-8, then a line's end.
-const DRIPPED: &[u8] = b"\xe2\x82\xac\n";
+/// A euro sign in UTF-8, and nothing behind it that could complete it.
+const DRIPPED: &[u8] = b"\xe2\x82\xac";
 
 /// Bit of a DNS header's third byte: this is a reply.
 const IS_REPLY: u8 = 0x80;

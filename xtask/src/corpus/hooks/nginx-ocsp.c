@@ -1,6 +1,7 @@
 /* The name resolution that an OCSP request waits for: a shadow variable of its context. */
 #include <linux/livepatch.h>
 #include <linux/module.h>
+#include <linux/slab.h>
 
 #define SV_RESOLUTION 1
 
