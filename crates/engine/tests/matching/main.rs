@@ -6,11 +6,11 @@ mod bindings;
 mod equal;
 mod hostile;
 mod library;
+mod many;
 mod parts;
 mod pre_code;
 mod programs;
 mod refused;
-mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 mod variants;

@@ -1,10 +1,9 @@
-//! Finding functions in a large stripped program takes no time to speak of.
+//! Functions in a large stripped program that is full of copies which nearly match.
 
 use std::fmt::Write;
 use std::process::Command;
 
 use engraft_module::PreObject;
-use nix::time::{ClockId, clock_gettime};
 
 use crate::pre_code::{Plan, read_objects};
 use crate::support::{Program, Workshop};
@@ -97,12 +96,6 @@ fn prepare(workshop: &Workshop) -> (PreObject, Program) {
     (code, Program::start(&path))
 }
 
-/// Processor time of this thread in milliseconds.
-fn time() -> i64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("clock");
-    time.tv_sec() * 1000 + time.tv_nsec() / 1_000_000
-}
-
 #[test]
 fn twenty_functions_among_ten_thousand() {
     let workshop = Workshop::new();
@@ -110,9 +103,7 @@ fn twenty_functions_among_ten_thousand() {
     let patch = "#include <linux/module.h>\nMODULE_LICENSE(\"GPL\");\n\
                  static int init(void) { return 0; }\nmodule_init(init);\n";
     let module = workshop.matched_module("many", patch, &code);
-    let start = time();
     let report = examine(program.pid(), "many", &module);
-    let found = time() - start;
     assert_eq!(report.problems, Vec::<String>::new());
     // The other way round nothing is found, and what comes nearest is looked for.
     let mut other = code.clone();
@@ -124,13 +115,8 @@ fn twenty_functions_among_ten_thousand() {
         }
     }
     let module = workshop.matched_module("many", patch, &other);
-    let start = time();
     let report = examine(program.pid(), "many", &module);
-    let refused = time() - start;
     assert_eq!(report.problems.len(), 1);
     assert!(report.problems[0].contains("the nearest one"), "{report:?}");
     program.finish();
-    println!("found in {found} ms, refused in {refused} ms");
-    // Measured with optimization: 205 ms, since every copy matches up to its end, and 32 ms.
-    assert!(found < 2000 && refused < 2000, "{found} ms, {refused} ms");
 }
