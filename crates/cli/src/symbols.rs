@@ -1,5 +1,10 @@
 //! The symbols command: what a debugger needs to see patches.
 
+use std::fs::Permissions;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::arguments::SymbolsArguments;
@@ -9,7 +14,7 @@ use crate::output::Output;
 pub(crate) fn run(arguments: &SymbolsArguments, output: &Output) -> Result<Verdict, Failure> {
     let bytes = engraft_engine::read_symbol_file(arguments.pid)?;
     let file = &arguments.output;
-    std::fs::write(file, bytes)
+    write_atomically(file, &bytes)
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))?;
     if output.json {
         output.object(&json!({ "pid": arguments.pid, "file": file.to_string_lossy() }));
@@ -21,4 +26,22 @@ pub(crate) fn run(arguments: &SymbolsArguments, output: &Output) -> Result<Verdi
         ));
     }
     Ok(Verdict::Done)
+}
+
+/// A debugger sees the old file or the whole new one.
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if path.exists() && !path.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".engraft-symbols-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }

@@ -42,6 +42,7 @@ Commands:
   list     List the patches of a process
   status   Show patches, objects, functions, and the running transition with what holds it up
   log      Print the livepatch log of a process
+  symbols  Write a symbol file with which a debugger sees patches and unwinds through them
   demo     Patch a bundled server under load, step by step
 
 Options:
