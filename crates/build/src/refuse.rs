@@ -33,7 +33,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Tables of virtual methods, for classes, their construction and their virtual bases (Itanium C++ ABI).
+/// Tables of virtual methods, for classes, their construction and their virtual bases (Itanium
+/// C++ ABI).
 const VIRTUAL_TABLES: [&str; 3] = ["_ZTV", "_ZTC", "_ZTT"];
 
 const BY_CALLBACK: &str = "change the running program's value in a callback (--hook), or keep new data in a shadow variable";

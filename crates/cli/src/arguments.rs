@@ -213,9 +213,8 @@ pub(crate) struct LogArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct SymbolsArguments {
-    /// The process with this number
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) pid: i32,
+    #[command(flatten)]
+    pub(crate) target: Target,
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,

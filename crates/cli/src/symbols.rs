@@ -1,47 +1,40 @@
 //! The symbols command: what a debugger needs to see patches.
 
-use std::fs::Permissions;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use engraft_module::write_atomically;
 use serde_json::json;
 
 use crate::arguments::SymbolsArguments;
 use crate::failure::{Failure, Verdict};
 use crate::output::Output;
+use crate::target;
 
 pub(crate) fn run(arguments: &SymbolsArguments, output: &Output) -> Result<Verdict, Failure> {
-    let bytes = engraft_engine::read_symbol_file(arguments.pid)?;
+    let processes = arguments.target.processes()?;
+    if processes.len() > 1 {
+        let message = format!("there are several processes, and one file: {processes:?}");
+        return Err(Failure::new(message).with_help("choose one of them with --pid"));
+    }
     let file = &arguments.output;
+    if file.exists() && !file.is_file() {
+        let message = format!("{} is not a regular file", file.display());
+        return Err(Failure::new(message).with_help("name another file"));
+    }
+    target::for_each(&arguments.target, output, |pid| write(pid, file, output))
+}
+
+fn write(pid: i32, file: &Path, output: &Output) -> Result<Verdict, Failure> {
+    let bytes = engraft_engine::read_symbol_file(pid)?;
     write_atomically(file, &bytes)
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))?;
     if output.json {
-        output.object(&json!({ "pid": arguments.pid, "file": file.to_string_lossy() }));
+        output.object(&json!({ "pid": pid, "file": file.to_string_lossy() }));
     } else {
         output.line(&format!(
-            "{0}: for gdb -p {1} -ex 'add-symbol-file {0}'",
-            file.display(),
-            arguments.pid
+            "{0}: for gdb -p {pid} -ex 'add-symbol-file {0}'",
+            file.display()
         ));
     }
     Ok(Verdict::Done)
-}
-
-/// A debugger sees the old file or the whole new one.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if path.exists() && !path.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".engraft-symbols-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
 }

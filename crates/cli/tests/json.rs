@@ -240,6 +240,48 @@ fn loading_and_what_status_list_and_log_say() {
 }
 
 #[test]
+fn a_symbol_file_is_written_whole_and_to_a_file_only() {
+    let scene = Scene::set();
+    let place = scene.directory.path().join("patches.sym");
+    let symbols = |output: &str| {
+        [
+            "symbols".to_owned(),
+            "--output".to_owned(),
+            output.to_owned(),
+        ]
+    };
+    let ask = |code: i32, output: &str| {
+        let words = symbols(output);
+        scene.ask_one(code, &words.each_ref().map(String::as_str))
+    };
+    let file = place.to_str().unwrap();
+    assert_eq!(ask(1, file)["errno"], "ENOENT", "nothing is loaded");
+    assert!(!place.exists());
+
+    scene.ask_one(0, &["load", &scene.module("beside")]);
+    std::fs::write(&place, "as it was").unwrap();
+    let written = ask(0, file);
+    expect_fields(&written, "file pid");
+    assert_eq!(written["file"], file);
+    assert!(std::fs::read(&place).unwrap().starts_with(b"\x7fELF"));
+    assert_eq!(
+        std::fs::read_dir(scene.directory.path())
+            .unwrap()
+            .filter(|entry| {
+                let name = entry.as_ref().unwrap().file_name();
+                name.to_string_lossy().starts_with(".engraft-")
+            })
+            .count(),
+        0
+    );
+    let words = symbols("/dev/null");
+    let refused = scene.run(1, &words.each_ref().map(String::as_str));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("/dev/null is not a regular file"), "{said}");
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+}
+
+#[test]
 fn a_transition_that_lasts_by_every_ending() {
     let scene = Scene::set();
     scene.ask_one(0, &["load", &scene.module("beside")]);

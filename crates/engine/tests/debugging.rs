@@ -7,6 +7,7 @@ use std::process::Command;
 
 use engraft_engine::{Engine, read_symbol_file};
 use nix::errno::Errno;
+use support::answers::livepatch;
 use support::{Program, Workshop, load, settle};
 
 /// `inner` stays inside its callers until it gets a line.
@@ -42,8 +43,6 @@ int main(void)
 "#;
 
 const PATCH: &str = r#"
-#include <linux/module.h>
-#include <linux/livepatch.h>
 extern volatile int one;
 extern int inner(int x);
 static int longer(int x)
@@ -53,15 +52,6 @@ static int longer(int x)
 		several[i] = i * one;
 	return inner(several[30]) + several[x];
 }
-static struct klp_func funcs[] = { { .old_name = "middle", .new_func = longer }, {} };
-static struct klp_object objs[] = { { .funcs = funcs }, {} };
-static struct klp_patch patch = { .mod = THIS_MODULE, .objs = objs };
-static int init(void) { return klp_enable_patch(&patch); }
-static void leave(void) { }
-module_init(init);
-module_exit(leave);
-MODULE_LICENSE("GPL");
-MODULE_INFO(livepatch, "Y");
 "#;
 
 /// The functions on the stack as gdb sees them.
@@ -84,7 +74,7 @@ fn gdb_unwinds_through_patched_functions() {
     let workshop = Workshop::new();
     workshop.write("program.c", PROGRAM);
     let path = workshop.build("gcc", "program", &["program.c", "-O2"]);
-    let module = workshop.module("longer", PATCH);
+    let module = workshop.module("longer", &livepatch(PATCH, &[("middle", "longer")]));
     let mut program = Program::start(&path);
     let error = read_symbol_file(program.pid()).expect_err("nothing is loaded");
     assert_eq!(error.errno(), Errno::ENOENT);

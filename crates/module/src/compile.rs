@@ -294,14 +294,18 @@ fn run(
     Ok(diagnostics)
 }
 
-/// Readers see the old file or the whole new one.
-fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file so that readers see the old one or the whole new one.
+///
+/// # Errors
+///
+/// Those of creating, writing and renaming a file; the old one is as it was then.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let file = tempfile::Builder::new()
-        .prefix(".engraft-cc-")
+        .prefix(".engraft-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(directory)?;
     fs::write(file.path(), bytes)?;

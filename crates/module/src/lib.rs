@@ -23,7 +23,9 @@ mod required_build;
 mod resolve;
 mod tls;
 
-pub use compile::{CompileError, CompileErrorKind, CompileRequest, Compiled, compile};
+pub use compile::{
+    CompileError, CompileErrorKind, CompileRequest, Compiled, compile, write_atomically,
+};
 pub use declared::{DeclaredFunction, DeclaredObject, DeclaredPatch};
 pub use error::{
     Fault, FaultKind, LinkError, LinkErrorKind, ModuleError, ModuleErrorKind, Unresolved,

@@ -152,8 +152,8 @@ fn random_registers(random: &mut Random, rip: u64) -> Registers {
     }
 }
 
-/// Walks from many places and counts the callers found; without a known entry function none may reach a bottom, except by
-/// code that ends the thread, which flips cannot make.
+/// Walks from many places and counts the callers found; without a known entry function none may
+/// reach a bottom, except by code that ends the thread, which flips cannot make.
 fn walk_everywhere(library: &Library, code: &CodeMap, random: &mut Random, walks: usize) -> usize {
     let mut callers = 0;
     let memory = Memory {

@@ -17,8 +17,8 @@
 //!   Thread-Local Storage").
 //!
 //! Everything else must be equal byte by byte, or it is a [`Mismatch`], which shows both
-//! instructions. A match proves nothing about what the fields and exits refer to; comparing the values
-//! with what is known of the symbols is up to the caller, as are jump tables and constants.
+//! instructions. A match proves nothing about what the fields and exits refer to; comparing the
+//! values with what is known of the symbols is up to the caller, as are jump tables and constants.
 
 mod field;
 mod matched;

@@ -13,8 +13,9 @@ pub(crate) struct ObjectChange {
     pub comparison: Comparison,
 }
 
-/// Compares the objects whose files differ; most differ in debugging information only. Of functions that several objects bring along
-/// (COMDAT groups), only the one that was linked counts.
+/// Compares the objects whose files differ; most differ in debugging information only. Of
+/// functions that several objects bring along (COMDAT groups), only the one that was linked
+/// counts.
 ///
 /// # Errors
 ///

@@ -2,10 +2,10 @@
 
 use super::*;
 
-    #[test]
-    fn limited_by_rlimit_as() {
-        let mut scene = Scene::with(
-            r#"
+#[test]
+fn limited_by_rlimit_as() {
+    let mut scene = Scene::with(
+        r#"
 #include <sys/resource.h>
 static void prepare(void)
 {
@@ -18,17 +18,17 @@ static void prepare(void)
 	setrlimit(RLIMIT_AS, &limit);
 }
 "#,
-            &[],
-        );
-        let module = fix(&scene.workshop, "fix");
-        let pid = scene.pid();
-        let way_out = format!("prlimit --pid {pid} --as=");
-        let said = ["RLIMIT_AS leaves", "KiB", "are needed", &way_out];
-        scene.refuses("fix", &module, Errno::ENOMEM, &said);
-    }
+        &[],
+    );
+    let module = fix(&scene.workshop, "fix");
+    let pid = scene.pid();
+    let way_out = format!("prlimit --pid {pid} --as=");
+    let said = ["RLIMIT_AS leaves", "KiB", "are needed", &way_out];
+    scene.refuses("fix", &module, Errno::ENOMEM, &said);
+}
 
-    /// Takes every hole of the address space within 3 GiB of the executable.
-    const FILLER: &str = r#"
+/// Takes every hole of the address space within 3 GiB of the executable.
+const FILLER: &str = r#"
 #include <sys/mman.h>
 static void prepare(void)
 {
@@ -52,22 +52,22 @@ static void prepare(void)
 }
 "#;
 
-    fn filled(flags: &[&str]) {
-        let mut scene = Scene::with(FILLER, flags);
-        let module = fix(&scene.workshop, "fix");
-        let said = [
-            "KiB are free in the address space within 2 GiB of the code at 0x",
-            "restart it",
-        ];
-        scene.refuses("fix", &module, Errno::ENOMEM, &said);
-    }
+fn filled(flags: &[&str]) {
+    let mut scene = Scene::with(FILLER, flags);
+    let module = fix(&scene.workshop, "fix");
+    let said = [
+        "KiB are free in the address space within 2 GiB of the code at 0x",
+        "restart it",
+    ];
+    scene.refuses("fix", &module, Errno::ENOMEM, &said);
+}
 
-    #[test]
-    fn full_around_a_position_independent_executable() {
-        filled(&["-fPIE", "-pie"]);
-    }
+#[test]
+fn full_around_a_position_independent_executable() {
+    filled(&["-fPIE", "-pie"]);
+}
 
-    #[test]
-    fn full_around_an_executable_at_a_fixed_address() {
-        filled(&["-fno-pie", "-no-pie"]);
-    }
+#[test]
+fn full_around_an_executable_at_a_fixed_address() {
+    filled(&["-fno-pie", "-no-pie"]);
+}
