@@ -325,6 +325,8 @@ fn a_transition_that_lasts_by_every_ending() {
     assert_eq!(reversed["result"], "reversed");
     let nothing = scene.ask_one(1, &["force"]);
     assert_eq!(nothing["errno"], "EINVAL");
+    let said = "livepatch: no transition is running; nothing to force";
+    assert_eq!(nothing["error"], said);
 
     let forced = scene.ask_one(0, &[&["enable", "slow"], &impatient("force")[..]].concat());
     expect_fields(&forced, "patch pid result seconds threads");

@@ -27,12 +27,20 @@ pub enum Error<E> {
 
 /// A refusal concerning one patch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("patch '{patch}': {kind}")]
+#[error("{}{kind}", introduce(.patch))]
 pub struct Refusal {
     /// Name of the patch; empty for [`RefusalKind::NoTransition`].
     pub patch: String,
     /// The reason.
     pub kind: RefusalKind,
+}
+
+/// How a refusal that concerns a patch begins.
+fn introduce(patch: &str) -> String {
+    match patch {
+        "" => String::new(),
+        _ => format!("patch '{patch}': "),
+    }
 }
 
 impl Refusal {
