@@ -122,6 +122,9 @@ impl Live<'_> {
                 return format!("{}+{offset:#x} [{}]", function.name, module.name);
             }
         }
+        if self.records.runtime.text.contains(address) {
+            return format!("{address:#x} [engraft]");
+        }
         self.objects
             .describe(address)
             .unwrap_or_else(|| format!("{address:#x}"))
