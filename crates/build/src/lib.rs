@@ -16,6 +16,7 @@ mod error;
 mod extract;
 mod finished;
 mod object;
+mod once;
 mod program;
 mod refuse;
 mod report;
@@ -90,6 +91,7 @@ fn report_changes(program: &Program, request: &ModuleRequest<'_>) -> Result<Repo
     }
     let extracted = extract::extract(program, &changes, request.library.clone())?;
     report.add_extracted(&extracted);
+    report.once = once::find_once(program, &changes)?;
     assemble::assemble(&extracted, hooks.as_ref(), request.made_for, request.output)?;
     Ok(report)
 }

@@ -13,6 +13,9 @@ use crate::refuse::Refusal;
 pub struct Report {
     /// Functions that the patch replaces.
     pub replaced: Vec<Replaced>,
+    /// Of these: to which only `main` leads, outside of loops. A program that runs is likely to
+    /// be past them.
+    pub once: Vec<Named>,
     /// New functions and variables that come along.
     pub added: Vec<Named>,
     /// Functions that are no more.

@@ -72,6 +72,9 @@ fn check_report(fixture: &Fixture, flags: &str, expected: &str, built: &Built) {
     if let Some(names) = fixture.list("Ignored") {
         assert_eq!(sorted(ignored), sorted_names(names), "{what}");
     }
+    let once = report.once.iter().map(|once| once.name.clone());
+    let names = fixture.list("Once").unwrap_or_default();
+    assert_eq!(sorted(once), sorted_names(names), "{what}");
     let handled = report.handled.iter().map(|refusal| refusal.name.clone());
     let names = fixture.list("Handled").unwrap_or_default();
     assert_eq!(sorted(handled), sorted_names(names), "{what}");

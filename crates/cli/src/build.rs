@@ -175,10 +175,15 @@ fn render(report: &Report) -> Vec<String> {
             .map(|named| (named.name.clone(), named.object.clone()))
             .collect::<Vec<_>>()
     };
-    for (title, names) in [("new", named(&report.added)), ("gone", named(&report.gone))] {
+    const PAST: &str = "only 'main' leads to it, and once: a running program is likely past it";
+    for (title, names, why) in [
+        ("new", named(&report.added), ""),
+        ("gone", named(&report.gone), ""),
+        ("perhaps in vain", named(&report.once), PAST),
+    ] {
         let entries = names
             .iter()
-            .map(|(name, object)| (name.clone(), &**object, String::new()));
+            .map(|(name, object)| (name.clone(), &**object, why.to_owned()));
         list(title, entries.collect());
     }
     lines

@@ -2,9 +2,10 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use engraft_elf::{
     Identity, Image, Segment, SymbolFile, SymbolTable, build_id_path, debug_link_paths,
 };
 use engraft_module::PatchModule;
-use engraft_process::{ArenaPlan, Mapping, living_thread};
+use engraft_process::{ArenaPlan, Mapping, living_thread, open_shared};
 use engraft_unwind::{Cfi, ReadMemory, Section};
 use nix::errno::Errno;
 
@@ -28,8 +29,9 @@ pub(crate) struct LoadedObject {
     pub(crate) name: String,
     /// Path as the target sees it, without a trailing " (deleted)".
     path: String,
-    /// Where its file can be opened from here.
-    file: PathBuf,
+    process: i32,
+    /// Where its file can be opened, below /proc/PID.
+    file: String,
     inode: u64,
     pub(crate) is_main: bool,
     pub(crate) image: Image,
@@ -114,7 +116,7 @@ impl LoadedObject {
 
     /// Bytes of its file that are mapped at an address, if it is still the one that is mapped.
     pub(crate) fn bytes_in_file(&self, segment: &Segment, address: u64) -> Option<Vec<u8>> {
-        let file = fs::File::open(&self.file).ok()?;
+        let file = open_shared(self.process, &self.file).ok()?;
         if file.metadata().ok()?.ino() != self.inode {
             return None;
         }
@@ -126,16 +128,21 @@ impl LoadedObject {
 
     /// The file itself describes the image if it is the mapped inode, build-id or not.
     fn read_own_file(&self) -> Option<SymbolFile> {
-        let same = fs::metadata(&self.file).is_ok_and(|meta| meta.ino() == self.inode);
-        if !same {
-            return self.read_matching(&self.file);
-        }
-        SymbolFile::parse(&fs::read(&self.file).ok()?).ok()
+        let mut file = open_shared(self.process, &self.file).ok()?;
+        let mapped = file.metadata().ok()?.ino() == self.inode;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        let file = SymbolFile::parse(&bytes).ok()?;
+        (mapped || self.is_described_by(&file)).then_some(file)
     }
 
     fn read_matching(&self, path: &Path) -> Option<SymbolFile> {
         let file = SymbolFile::parse(&fs::read(path).ok()?).ok()?;
-        matches!(file.compare(&self.image), Identity::Same).then_some(file)
+        self.is_described_by(&file).then_some(file)
+    }
+
+    fn is_described_by(&self, file: &SymbolFile) -> bool {
+        matches!(file.compare(&self.image), Identity::Same)
     }
 
     /// The addresses from the first segment to the last.
@@ -219,13 +226,14 @@ impl Objects {
                 .unwrap_or(&mapping.path)
                 .to_owned();
             let file = if is_main {
-                PathBuf::from(format!("/proc/{}/exe", living_thread(process.pid)))
+                "exe".to_owned()
             } else {
                 locate_file(process.pid, mapping)
             };
             list.push(LoadedObject {
                 name: path.rsplit('/').next().unwrap_or(&path).to_owned(),
                 path,
+                process: process.pid,
                 file,
                 inode: mapping.inode,
                 is_main,
@@ -318,16 +326,12 @@ fn may_start_object(mapping: &Mapping) -> bool {
 
 /// /proc/PID/map_files reaches the mapped file even if it was deleted or lies in another
 /// mount namespace, but needs privileges; the path does not.
-fn locate_file(pid: i32, mapping: &Mapping) -> PathBuf {
-    let pid = living_thread(pid);
-    let exact = format!(
-        "/proc/{pid}/map_files/{:x}-{:x}",
-        mapping.start, mapping.end
-    );
-    if fs::metadata(&exact).is_ok() {
-        return exact.into();
+fn locate_file(pid: i32, mapping: &Mapping) -> String {
+    let exact = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+    if open_shared(pid, &exact).is_ok() {
+        return exact;
     }
-    format!("/proc/{pid}/root{}", mapping.path).into()
+    format!("root{}", mapping.path)
 }
 
 const AT_PHDR: u64 = 3;

@@ -140,6 +140,25 @@ pub(crate) fn access_shared<T>(
     }
 }
 
+/// Opens a file below /proc/PID that is the same for all threads of a process, such as `exe`.
+///
+/// # Errors
+///
+/// Those of open(2), and ENOENT or ESRCH when the process has ended.
+pub fn open_shared(pid: i32, name: &str) -> io::Result<fs::File> {
+    let deadline = Instant::now() + CHANGE_PATIENCE;
+    loop {
+        let thread = living_thread(pid);
+        let opened = fs::File::open(format!("/proc/{thread}/{name}"));
+        // A thread that has ended meanwhile was no way to the file.
+        let settled = opened.is_ok() || is_alive(pid, thread) || has_ended(pid);
+        if settled || Instant::now() > deadline {
+            return opened;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Whether every thread of a process has ended.
 fn has_ended(pid: i32) -> bool {
     !is_alive(pid, living_thread(pid))

@@ -31,7 +31,7 @@ pub use error::{Error, Kind};
 pub use filters::require_liftable;
 pub use identity::{
     Asleep, Identity, ThreadStat, count_threads, find_by_executable, is_being_killed, list_threads,
-    living_thread, read_asleep, read_thread_stat,
+    living_thread, open_shared, read_asleep, read_thread_stat,
 };
 pub use lock::ProcessLock;
 pub use maps::{Mapping, read_maps};

@@ -32,6 +32,8 @@ pub(super) struct Request<'a> {
 pub(super) struct Answer {
     /// Names of the functions that are replaced, sorted.
     pub(super) replaced: Vec<String>,
+    /// Of these: those that a running program is said to be past, sorted.
+    pub(super) in_vain: Vec<String>,
     /// Reasons for not making a module.
     pub(super) refusals: Vec<String>,
     pub(super) seconds: Seconds,
@@ -134,10 +136,13 @@ impl Answer {
         let report = &answer["report"];
         let mut replaced = names(&report["replaced"]);
         replaced.sort_unstable();
+        let mut in_vain = names(&report["once"]);
+        in_vain.sort_unstable();
         let refusals = report["refusals"].as_array().into_iter().flatten();
         let seconds = |what: &str| answer["seconds"][what].as_f64().unwrap_or_default();
         Self {
             replaced,
+            in_vain,
             refusals: refusals.map(Value::to_string).collect(),
             seconds: Seconds {
                 compiling: seconds("compiling"),

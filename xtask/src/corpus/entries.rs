@@ -61,7 +61,7 @@ impl Entry {
 
     /// Whether a module comes of it without a hook.
     pub(super) fn is_loadable(&self) -> bool {
-        matches!(self.expected, Expected::Replaced(_) | Expected::Few(..))
+        !matches!(self.expected, Expected::Refused(_) | Expected::Nothing)
     }
 }
 
@@ -71,13 +71,15 @@ pub(crate) enum Expected {
     Replaced(&'static [&'static str]),
     /// At least these functions are replaced, and at most so many.
     Few(&'static [&'static str], usize),
+    /// These functions are replaced, and all of them are said to be so perhaps in vain.
+    InVain(&'static [&'static str]),
     /// It is refused, and the refusal has this in it.
     Refused(&'static str),
     /// Nothing in the program changes.
     Nothing,
 }
 
-use Expected::{Few, Nothing, Refused, Replaced};
+use Expected::{Few, InVain, Nothing, Refused, Replaced};
 
 impl Entry {
     const fn new(
@@ -242,6 +244,6 @@ pub(crate) static ENTRIES: &[Entry] = &[
     Entry::new(
         &REDIS,
         &["0005-CVE-2025-27151.patch"],
-        Replaced(&["redis_check_aof_main"]),
+        InVain(&["redis_check_aof_main"]),
     ),
 ];

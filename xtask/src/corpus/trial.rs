@@ -33,6 +33,10 @@ impl Trial<'_> {
             Some(result) => result,
             None => self.try_on_program()?,
         };
+        let result = match self.entry.expected {
+            Expected::InVain(_) => format!("perhaps in vain, and says so; {result}"),
+            _ => result,
+        };
         Ok(Outcome {
             replaced: answer.replaced.len(),
             seconds: answer.seconds,
@@ -95,11 +99,15 @@ impl Trial<'_> {
                 }
                 Some(format!("refused: {text}"))
             }
-            Expected::Replaced(expected) => {
+            Expected::Replaced(expected) | Expected::InVain(expected) => {
                 let mut expected = expected.to_vec();
                 expected.sort_unstable();
                 if answer.replaced != expected {
                     return Err(unexpected("other functions are replaced", &answer));
+                }
+                let in_vain = matches!(self.entry.expected, Expected::InVain(_));
+                if in_vain && answer.in_vain != expected {
+                    return Err(unexpected("it is not said to be in vain", &answer));
                 }
                 None
             }

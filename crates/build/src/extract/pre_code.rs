@@ -193,11 +193,11 @@ impl<'a> PreCodeBuilder<'a> {
         if named.binding != Binding::Local
             && let Some(definition) = self.program.names()?.global(&named.name)
         {
-            let (object, symbol) = (definition.object, definition.symbol);
-            let file = self.program.before(object)?;
-            return Ok(self.enter(Identity::Symbol(object, symbol), describe(file, symbol)));
+            let identity = Identity::Symbol(definition.object, definition.symbol);
+            let described = describe(&named.name, None, definition.kind, definition.size);
+            return Ok(self.enter(identity, described));
         }
-        let described = describe(file, symbol);
+        let described = describe(&named.name, named.file.clone(), named.kind, named.size);
         let identity = if named.place.is_some() || named.common {
             Identity::Symbol(object, symbol)
         } else {
@@ -455,17 +455,16 @@ impl<'a> PreCodeBuilder<'a> {
     }
 }
 
-fn describe(file: &ObjectFile, symbol: usize) -> PreSymbol {
-    let symbol = &file.symbols[symbol];
+fn describe(name: &str, file: Option<String>, kind: SymbolKind, size: u64) -> PreSymbol {
     PreSymbol {
-        name: symbol.name.clone(),
-        file: symbol.file.clone(),
-        kind: match symbol.kind {
+        name: name.to_owned(),
+        file,
+        kind: match kind {
             SymbolKind::Function | SymbolKind::Ifunc => PreSymbolKind::Function,
             SymbolKind::Tls => PreSymbolKind::Tls,
             _ => PreSymbolKind::Object,
         },
-        size: symbol.size,
+        size,
         place: None,
         wanted: false,
     }

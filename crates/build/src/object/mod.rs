@@ -9,7 +9,7 @@ mod read;
 
 pub(crate) use frames::{ExceptionTable, FrameRecord, is_exception_pointer};
 pub(crate) use kind::SectionKind;
-pub(crate) use read::is_bitcode;
+pub(crate) use read::{is_bitcode, kind_of};
 
 /// A relocatable object as a compiler or assembler wrote it.
 #[derive(Clone, Debug)]

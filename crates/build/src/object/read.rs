@@ -191,7 +191,20 @@ fn read_symbol(
         elf::STB_WEAK => Binding::Weak,
         _ => Binding::Global,
     };
-    let kind = match raw.st_type() {
+    Symbol {
+        kind: kind_of(raw),
+        binding,
+        size: raw.st_size.get(LE),
+        place: section.map(|index| (index.0, raw.st_value.get(LE))),
+        common: raw.is_common(LE),
+        file: file.filter(|_| binding == Binding::Local).cloned(),
+        name,
+    }
+}
+
+/// What a symbol stands for.
+pub(crate) fn kind_of(raw: &Sym64<LE>) -> SymbolKind {
+    match raw.st_type() {
         elf::STT_FUNC => SymbolKind::Function,
         elf::STT_GNU_IFUNC => SymbolKind::Ifunc,
         elf::STT_OBJECT | elf::STT_COMMON => SymbolKind::Object,
@@ -199,15 +212,6 @@ fn read_symbol(
         elf::STT_SECTION => SymbolKind::Section,
         elf::STT_NOTYPE => SymbolKind::Label,
         _ => SymbolKind::Other,
-    };
-    Symbol {
-        kind,
-        binding,
-        size: raw.st_size.get(LE),
-        place: section.map(|index| (index.0, raw.st_value.get(LE))),
-        common: raw.is_common(LE),
-        file: file.filter(|_| binding == Binding::Local).cloned(),
-        name,
     }
 }
 

@@ -9,7 +9,7 @@ use object::read::elf::{FileHeader as _, Sym as _};
 
 use super::ObjectPair;
 use crate::error::{BuildError, Context as _};
-use crate::object::is_bitcode;
+use crate::object::{SymbolKind, is_bitcode, kind_of};
 
 /// One definition: the object and the symbol in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub(crate) struct Definition {
     pub object: usize,
     /// Index of the symbol.
     pub symbol: usize,
+    /// What it stands for.
+    pub kind: SymbolKind,
+    /// Its length in bytes.
+    pub size: u64,
     local: bool,
     weak: bool,
 }
@@ -71,6 +75,8 @@ impl Names {
                 let definition = Definition {
                     object,
                     symbol: index.0,
+                    kind: kind_of(symbol),
+                    size: symbol.st_size.get(LE),
                     local: symbol.st_bind() == elf::STB_LOCAL,
                     weak: symbol.st_bind() == elf::STB_WEAK,
                 };

@@ -12,6 +12,7 @@
 //!   all flags above it that have no such line yet;
 //! - `//#Added: NAME, ...`: what comes along as new, if it matters;
 //! - `//#Ignored: NAME WHAT, ...`: what differs without consequence, if it matters;
+//! - `//#Once: NAME, ...`: of the replaced functions, those that only `main` leads to, and once;
 //! - `//#Handled: NAME, ...`: what would be refused without the hook;
 //! - `//#Before: LINE` and `//#After: LINE`: what the program answers to a line of input
 //!   before and after the patch is loaded. It answers like before again once it is disabled;
@@ -74,6 +75,7 @@ macro_rules! each_fixture {
             library_variable: "library_variable.c";
             line_numbers: "line_numbers.c";
             lto: "lto.c";
+            main_only: "main_only.c";
             merged_functions: "merged_functions.c";
             new_data: "new_data.c";
             new_function_elsewhere: "new_function_elsewhere.c";
