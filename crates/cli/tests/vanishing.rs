@@ -84,11 +84,13 @@ fn vanish(word: &str, mut then: impl FnMut(Program, bool)) {
                 Some(1) if said.contains("nothing is loaded into it") => "fresh",
                 // The program is on its way, but still the one that could not be worked on.
                 Some(1) if said.contains("is in use") && !disabled => "on its way",
+                // The load was under way when the program was.
+                Some(1) if said.contains("is not loaded") && !loaded => "on its way",
                 code => panic!("{command:?} after {delay:?}: {code:?}: {said}"),
             };
             let named = said.contains(&format!("process {}", program.pid()));
             assert!(
-                outcome == "done" || named || said.contains("is in use"),
+                outcome == "done" || named || said.contains("patch 'fix'"),
                 "{said}"
             );
             disabled &= command[0] != "disable" || outcome == "done";

@@ -42,7 +42,9 @@ pub(crate) fn find(maps: &[Mapping]) -> Option<u64> {
 /// Refuses a target that lacks what patching rests on.
 pub(crate) fn require_features(process: &Attached) -> Result<(), Error> {
     let context = || format!("process {}", process.pid);
-    let hwcap2 = read_auxv(process.pid, AT_HWCAP2).unwrap_or(0);
+    // It is the same for all processes, and this one does not change meanwhile.
+    let own = std::process::id().cast_signed();
+    let hwcap2 = read_auxv(own, AT_HWCAP2).unwrap_or(0);
     if hwcap2 & HWCAP2_FSGSBASE == 0 {
         let message = "the processor or kernel has no FSGSBASE, which threads are told apart by";
         return Err(Error::other(context(), Errno::EOPNOTSUPP, message)

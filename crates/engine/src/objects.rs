@@ -13,7 +13,7 @@ use engraft_elf::{
     Identity, Image, Segment, SymbolFile, SymbolTable, build_id_path, debug_link_paths,
 };
 use engraft_module::PatchModule;
-use engraft_process::{ArenaPlan, Mapping, living_thread, open_shared};
+use engraft_process::{ArenaPlan, Mapping, open_shared};
 use engraft_unwind::{Cfi, ReadMemory, Section};
 use nix::errno::Errno;
 
@@ -342,7 +342,11 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One entry of the auxiliary vector (getauxval(3)).
 pub(crate) fn read_auxv(pid: i32, wanted: u64) -> Option<u64> {
-    let bytes = fs::read(format!("/proc/{}/auxv", living_thread(pid))).ok()?;
+    let mut bytes = Vec::new();
+    open_shared(pid, "auxv")
+        .ok()?
+        .read_to_end(&mut bytes)
+        .ok()?;
     let (pairs, _) = bytes.as_chunks::<16>();
     pairs.iter().find_map(|pair| {
         let (words, _) = pair.as_chunks::<8>();
