@@ -235,7 +235,13 @@ pub(crate) static ENTRIES: &[Entry] = &[
         &REDIS,
         &["CVE-2025-46818.patch"],
         Refused("struct redisServer"),
-    ),
+    )
+    .with_hook(Hook {
+        source: "redis-lua.c",
+        patch: Some("redis-lua.patch"),
+        include: "src",
+    })
+    .shown_by(&triggers::REDIS_METATABLE),
     Entry::new(
         &EXPAT,
         &["CVE-2024-45491.patch", "CVE-2024-45492.patch"],

@@ -74,6 +74,14 @@ pub(super) static REDIS_STREAM: Trigger = Trigger {
     fixed: Says("Bad data format"),
 };
 
+/// A change of what all strings share, to what it is.
+pub(super) static REDIS_METATABLE: Trigger = Trigger {
+    to: Recipient::Port,
+    send: &[b"EVAL \"local m = getmetatable('') m.__index = m.__index return 'changed'\" 0\r\n"],
+    vulnerable: Says("changed"),
+    fixed: Says("readonly table"),
+};
+
 /// The server's reply is for another client subnet.
 pub(super) static DNSMASQ_SUBNET: Trigger = Trigger {
     to: Recipient::Datagram,
