@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 const DIRECTORY: &str = "docs/example";
 
 /// Files that the README shows in full.
-const SHOWN: [&str; 2] = ["shop.c", "shop_fix1.c"];
+const SHOWN: [&str; 3] = ["shop.c", "shop_fix1.c", "total.patch"];
 
 /// The program prints a line a second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,22 +38,48 @@ const STEPS: &[(&[&str], &str)] = &[
     (&["disable", "shop_fix1", "--pid"], ORIGINAL),
     (&["unload", "shop_fix1", "--pid"], ORIGINAL),
     (&["log", "--pid"], ORIGINAL),
+    (
+        &[
+            "build",
+            "--source",
+            ".",
+            "--patch",
+            "total.patch",
+            "--target",
+            "shop",
+            "-o",
+            "shop_total.lp",
+            "--",
+            "cc",
+            "-g",
+            "-o",
+            "shop",
+            "shop.c",
+        ],
+        ORIGINAL,
+    ),
+    (&["load", "shop_total.lp", "--pid"], FIX1),
+    (&["disable", "shop_total", "--pid"], ORIGINAL),
+    (&["unload", "shop_total", "--pid"], ORIGINAL),
 ];
 
 /// Runs the example in a directory of its own.
 pub(crate) fn run(workspace: &Workspace, log: &Log) -> Result<String, Failure> {
     check_readme(workspace)?;
     let directory = workspace.scratch("example")?;
-    let source = |name: &str| workspace.path(DIRECTORY).join(name);
+    let mut copy = Command::new("cp");
+    copy.arg("--recursive")
+        .arg(workspace.path(DIRECTORY).join("."));
+    shell::run(copy.arg(&directory), log)?;
     let mut cc = Command::new("cc");
-    cc.args(["-g", "-o", "shop"]).arg(source("shop.c"));
+    cc.args(["-g", "-o", "shop", "shop.c"]);
     shell::run(cc.current_dir(&directory), log)?;
     let tool = workspace.engraft_binary();
     for name in ["shop_fix1", "shop_fix2"] {
         let mut compile = Command::new(&tool);
         compile
             .arg("cc")
-            .arg(source(&format!("{name}.c")))
+            .arg(format!("{name}.c"))
             .arg("-o")
             .arg(format!("{name}.lp"));
         shell::run(compile.current_dir(&directory), log)?;
