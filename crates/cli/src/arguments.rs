@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     /// Remove the module of a patch that is disabled or replaced
     Unload {
         /// Name of the patch
+        #[arg(value_parser = read_name)]
         name: String,
         #[command(flatten)]
         target: Target,
@@ -166,6 +168,7 @@ pub(crate) struct LoadArguments {
 #[derive(Debug, Args)]
 pub(crate) struct SwitchArguments {
     /// Name of the patch
+    #[arg(value_parser = read_name)]
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) target: Target,
@@ -218,6 +221,12 @@ pub(crate) struct SymbolsArguments {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+/// A patch's name as it is typed: `-` is as good as `_`, as for rmmod(8).
+#[expect(clippy::unnecessary_wraps, reason = "clap wants a result")]
+fn read_name(text: &str) -> Result<String, Infallible> {
+    Ok(text.replace('-', "_"))
 }
 
 fn parse_parameter(text: &str) -> Result<(String, String), String> {

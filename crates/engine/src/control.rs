@@ -28,6 +28,11 @@ const FIRST_HEAP: u64 = 128 << 10;
 
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How often the threads are looked through for one that no signal is about to be delivered to.
+const ATTEMPTS: u32 = 200;
+
+const PAUSE: Duration = Duration::from_millis(1);
+
 const AT_HWCAP2: u64 = 26;
 /// User space may read and write the GS base (getauxval(3), Linux 5.9).
 const HWCAP2_FSGSBASE: u64 = 2;
@@ -79,33 +84,39 @@ pub(crate) fn map_arena(
     let plan = plan_mapping(process, &maps, object, name, room, 0)?;
     let slack = find_slack(objects)?;
     clear_slack(&process.tracer, &process.memory, &slack)?;
-    let mut last = None;
-    for tid in order_threads(process.pid)
-        .into_iter()
-        .filter(|tid| Some(*tid) != borrowed)
-    {
-        let StopOutcome::Stopped(thread) = process.tracer.stop(tid, STOP_PATIENCE)? else {
-            continue;
-        };
-        let memory = &process.memory;
-        if thread.in_group_stop()
-            || thread.has_signal()
-            || thread.is_in_restartable_sequence(memory)?
-        {
-            continue;
-        }
-        match create_arena(thread, &process.memory, &slack, &plan) {
-            Ok(()) => return Ok(Arena::new(&plan)),
-            Err(error) if matches!(error.kind, Kind::Gone) => last = Some(error),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let suspended = || engraft_process::Error {
+    let mut refusal = engraft_process::Error {
         pid: process.pid,
         context: "map memory".into(),
         kind: Kind::Suspended,
     };
-    Err(last.unwrap_or_else(suspended).into())
+    for _ in 0..ATTEMPTS {
+        let mut later = false;
+        for tid in order_threads(process.pid)
+            .into_iter()
+            .filter(|tid| Some(*tid) != borrowed)
+        {
+            let StopOutcome::Stopped(thread) = process.tracer.stop(tid, STOP_PATIENCE)? else {
+                continue;
+            };
+            if thread.in_group_stop() {
+                continue;
+            }
+            if thread.has_signal() || thread.is_in_restartable_sequence(&process.memory)? {
+                later = true;
+                continue;
+            }
+            match create_arena(thread, &process.memory, &slack, &plan) {
+                Ok(()) => return Ok(Arena::new(&plan)),
+                Err(error) if matches!(error.kind, Kind::Gone) => refusal = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !later {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(refusal.into())
 }
 
 /// Plans memory near `object`, where the address space and its limits have room for it and

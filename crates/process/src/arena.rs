@@ -170,18 +170,22 @@ pub fn create_arena(
 }
 
 /// Runs the calls of the code at `code` and returns their raw results. A signal handler may
-/// make calls of its own in between.
+/// make calls of its own in between, the last of which, rt_sigreturn(2), ends in the code.
 fn run_calls(thread: &mut Stopped<'_>, code: &Range<u64>) -> Result<Vec<i64>, Error> {
     let mut results = Vec::new();
+    let mut in_call = false;
     while results.len() < CALLS.len() {
         if thread.run_to_event(Run::ToSyscall)? == Event::Ended {
             return Err(thread.fail("map memory", Kind::Gone));
         }
         thread.reload_registers()?;
-        if let Ok(SyscallStop::Exit { result }) = sys::syscall_stop(thread.tid())
-            && code.contains(&thread.registers().rip)
-        {
-            results.push(result);
+        match sys::syscall_stop(thread.tid()) {
+            Ok(SyscallStop::Entry { .. }) => in_call = code.contains(&thread.registers().rip),
+            Ok(SyscallStop::Exit { result }) if in_call => {
+                in_call = false;
+                results.push(result);
+            }
+            _ => {}
         }
     }
     Ok(results)

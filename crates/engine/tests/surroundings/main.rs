@@ -10,5 +10,6 @@ mod chroot;
 mod deadlock;
 mod memory_protection;
 mod seccomp;
+mod signal_storm;
 mod syscall_restart;
 mod terminal;
