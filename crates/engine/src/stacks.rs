@@ -19,6 +19,10 @@ use crate::space::Span;
 /// Functions that threads start in; their frames have no caller.
 const BOTTOMS: [&str; 2] = ["_start", "clone"];
 
+/// Bytes of `_start`, which C libraries write in assembly, up to its last call: 38 in the GNU C
+/// library, 22 in musl, whose next function is never returned into so near its start.
+const LONGEST_ENTRY: u64 = 38;
+
 /// Everything executable in the target, and how to walk through it.
 pub(crate) struct Stacks {
     code: CodeMap,
@@ -67,13 +71,16 @@ impl Stacks {
         let runtime = &records.runtime;
         self.runtime = range(runtime.text);
         let cfi = runtime.eh_frame.and_then(|span| read_cfi(process, span));
-        // Only `engraft_enter` has an undefined return address there.
         add_code(
             code,
-            "engraft runtime",
-            vec![runtime.text],
-            cfi,
-            vec![range(runtime.text)],
+            CodeObject {
+                name: "engraft runtime".into(),
+                text: ranges(&[runtime.text]),
+                cfi,
+                entries: Vec::new(),
+                // Only `engraft_enter` has an undefined return address there.
+                starts_threads: true,
+            },
         );
         for module in &records.modules {
             let cfi = module.eh_frame.and_then(|span| read_cfi(process, span));
@@ -82,7 +89,16 @@ impl Stacks {
                 start: module.text.start,
                 size: stubs.start - module.text.start,
             };
-            add_code(code, &module.name, vec![text], cfi, Vec::new());
+            add_code(
+                code,
+                CodeObject {
+                    name: (*module.name).into(),
+                    text: ranges(&[text]),
+                    cfi,
+                    entries: Vec::new(),
+                    starts_threads: false,
+                },
+            );
             add_module_stubs(code, &module.name, stubs);
         }
         for entry in records.entries.values() {
@@ -267,38 +283,32 @@ fn add_object(code: &mut CodeMap, process: &Attached, maps: &[Mapping], object: 
         })
         .collect();
     let cfi = object.cfi(&process.memory, maps);
-    // clone3 has no exported name, so in a C library an undefined return address, which
-    // only hand-written frame information has, is taken for a thread's start anywhere.
+    // clone3 has no exported name.
     let starts_threads = BOTTOMS
         .iter()
         .any(|name| !object.symbols().lookup(name).is_empty());
-    let entries = if starts_threads || object.is_main {
-        text.iter().map(|span| range(*span)).collect()
-    } else {
-        Vec::new()
-    };
-    add_code(code, &object.name, text, cfi, entries);
+    let entry = object.image.entry.filter(|_| object.is_main);
+    let entries = entry.map(|entry| entry..entry + LONGEST_ENTRY);
+    add_code(
+        code,
+        CodeObject {
+            name: (*object.name).into(),
+            text: ranges(&text),
+            cfi,
+            entries: entries.into_iter().collect(),
+            starts_threads: starts_threads || object.is_main,
+        },
+    );
 }
 
-fn add_code(
-    code: &mut CodeMap,
-    name: &str,
-    text: Vec<Span>,
-    cfi: Option<Arc<Cfi>>,
-    entries: Vec<Range<u64>>,
-) {
-    let text: Vec<Range<u64>> = text
-        .into_iter()
-        .filter(|span| span.size > 0)
-        .map(range)
-        .collect();
+fn add_code(code: &mut CodeMap, object: CodeObject) {
     // Code that is refused stays unknown, which makes stacks through it unreliable.
-    let _ = code.add_object(CodeObject {
-        name: name.into(),
-        text,
-        cfi,
-        entries,
-    });
+    let _ = code.add_object(object);
+}
+
+fn ranges(spans: &[Span]) -> Vec<Range<u64>> {
+    let some = spans.iter().filter(|span| span.size > 0);
+    some.map(|span| range(*span)).collect()
 }
 
 pub(crate) fn read_cfi(process: &Attached, span: Span) -> Option<Arc<Cfi>> {

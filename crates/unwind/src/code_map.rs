@@ -16,8 +16,13 @@ pub struct CodeObject {
     /// Its call frame information; `None` makes a walk unreliable here.
     pub cfi: Option<Arc<Cfi>>,
     /// Functions that return to nobody: `_start`, `clone`, `clone3`, `__clone` and other
-    /// thread start trampolines. Only in these can a walk reach the bottom.
+    /// thread start trampolines. A walk that reaches one by a return address has reached the
+    /// bottom, whether it has call frame information or not.
     pub entries: Vec<Range<u64>>,
+    /// It has such functions at places that no name tells (`clone3` of the GNU C library): an
+    /// undefined return address, which only call frame information written by hand has, or
+    /// one of 0 is the bottom anywhere in it.
+    pub starts_threads: bool,
 }
 
 /// A range that could not be added to a [`CodeMap`].
@@ -145,6 +150,11 @@ impl Code {
 impl CodeObject {
     pub(crate) fn is_entry(&self, pc: u64) -> bool {
         self.entries.iter().any(|range| range.contains(&pc))
+    }
+
+    /// Whether call frame information that names no caller is to be believed there.
+    pub(crate) fn may_end(&self, pc: u64) -> bool {
+        self.starts_threads || self.is_entry(pc)
     }
 }
 

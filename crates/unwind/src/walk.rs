@@ -269,11 +269,11 @@ impl<'c> Unwinder<'c> {
             registers: &cursor.registers,
             signal_frame,
         };
-        let is_entry = place.object.is_entry(place.lookup_pc);
+        let may_end = place.object.may_end(place.lookup_pc);
         let memory = stack.memory();
         if frame.has_undefined_return_address() {
             let cfa = frame.cfa(stack).ok();
-            return if is_entry || (!cursor.exact && faults_or_ends_thread(memory, cursor.pc)) {
+            return if may_end || (!cursor.exact && faults_or_ends_thread(memory, cursor.pc)) {
                 Ok(Step::Bottom { cfa })
             } else {
                 Err(ReasonKind::UndefinedReturnAddress)
@@ -281,7 +281,7 @@ impl<'c> Unwinder<'c> {
         }
         let cfa = frame.cfa(stack)?;
         let ReturnAddress { pc, slot } = frame.return_address(cfa, stack)?;
-        if pc == 0 && is_entry {
+        if pc == 0 && may_end {
             return Ok(Step::Bottom { cfa: Some(cfa) });
         }
         let caller = Cursor {

@@ -100,6 +100,7 @@ fn code_map() -> CodeMap {
         text: vec![TEXT],
         cfi: Some(call_frames().into()),
         entries: vec![ENTRY],
+        starts_threads: false,
     })
     .expect("object");
     code.add_alias(Alias {
@@ -178,6 +179,7 @@ fn encoded_call_frames_say_the_same_as_the_table() {
             text: vec![TEXT],
             cfi: Some(call_frames().into()),
             entries: vec![ENTRY],
+            starts_threads: false,
         })
         .expect("object");
     let section = Section {
@@ -198,6 +200,7 @@ fn encoded_call_frames_say_the_same_as_the_table() {
             text: vec![THUNK],
             cfi: Some(cfi.into()),
             entries: Vec::new(),
+            starts_threads: false,
         })
         .expect("object");
     for (offset, rsp, rbp) in [
@@ -380,6 +383,7 @@ fn an_undefined_return_address_is_a_bottom_only_in_an_entry_function() {
         text: vec![TEXT],
         cfi: Some(call_frames().into()),
         entries: vec![],
+        starts_threads: false,
     })
     .expect("object");
     let slot = STACK.start + 0x40;
@@ -398,6 +402,7 @@ fn an_object_without_call_frame_information_ends_the_walk_or_is_an_entry() {
         text: vec![TEXT],
         cfi: None,
         entries,
+        starts_threads: false,
     };
     let mut bare = CodeMap::new();
     bare.add_object(object(vec![])).expect("object");
@@ -416,6 +421,16 @@ fn an_object_without_call_frame_information_ends_the_walk_or_is_an_entry() {
     assert_eq!(*reason(&trace), ReasonKind::NoCfi);
     let trace = walk(&with_entry, &memory, &at(THUNK.start, slot));
     assert_eq!(trace.end, End::Bottom);
+    // That it starts threads somewhere is no proof of the bottom where nothing is described.
+    let mut somewhere = CodeMap::new();
+    let starter = CodeObject {
+        starts_threads: true,
+        ..object(vec![])
+    };
+    somewhere.add_object(starter).expect("object");
+    somewhere.add_fixed(thunk()).expect("fixed");
+    let trace = walk(&somewhere, &memory, &at(THUNK.start, slot));
+    assert_eq!(*reason(&trace), ReasonKind::NoCfi);
     // Interrupted inside the entry function: it may have been called like any other.
     let trace = walk(&with_entry, &memory, &at(AFTER_CALL, slot));
     assert_eq!(*reason(&trace), ReasonKind::NoCfi);

@@ -1,6 +1,8 @@
 //! A thread that is deep in a recursion goes on with the old function on all levels, however
 //! often that is entered, until it has left the last one.
 
+use std::time::{Duration, Instant};
+
 use engraft_engine::Engine;
 
 use crate::support::answers::{livepatch, wait_for_blocker};
@@ -14,13 +16,18 @@ const PROGRAM: &str = r#"
 #include <string.h>
 #include <unistd.h>
 static int orders[2], results[2];
+__attribute__((noipa)) int ask_for_more(long tag)
+{
+	int more = 0;
+	write(results[1], &tag, sizeof(tag));
+	read(orders[0], &more, sizeof(more));
+	return more;
+}
 __attribute__((noipa)) long down(long levels)
 {
 	if (levels > 0)
 		return down(levels - 1) + 1;
-	int more = 0;
-	write(results[1], &(long){ -1 }, sizeof(long));
-	read(orders[0], &more, sizeof(more));
+	int more = ask_for_more(-1);
 	return more ? down(more - 1) + 1 : 1;
 }
 static void *work(void *unused)
@@ -50,41 +57,38 @@ void reply(const char *question)
 
 /// Each level counts a million.
 const PATCH: &str = r#"
-extern int orders[2], results[2];
-extern long read(int fd, void *to, unsigned long size);
-extern long write(int fd, const void *from, unsigned long size);
+extern int ask_for_more(long tag);
 /* Enters itself through the old name: every level passes the redirect. */
 extern long down(long levels);
 static long new_down(long levels)
 {
 	if (levels > 0)
 		return down(levels - 1) + 1000000;
-	int more = 0;
-	write(results[1], &(long){ -2 }, sizeof(long));
-	read(orders[0], &more, sizeof(more));
+	int more = ask_for_more(-2);
 	return more ? down(more - 1) + 1000000 : 1000000;
 }
 "#;
 
-fn recursion_of(levels: i64) {
+fn recursion_of(levels: i64, flags: &[&str], wait: fn(&mut Engine)) {
     let workshop = Workshop::new();
-    let path = workshop.answering("cc", "program", PROGRAM, &["-pthread"]);
+    let flags = [&["-pthread"], flags].concat();
+    let path = workshop.answering("cc", "program", PROGRAM, &flags);
     let module = workshop.module("recursion", &livepatch(PATCH, &[("down", "new_down")]));
     let mut program = Program::start(&path);
     let mut engine = Engine::open(program.pid()).expect("open");
     let (old, new) = (levels.to_string(), (levels * 1_000_000).to_string());
     assert_eq!(program.ask(&old), "-1");
     load(&mut engine, "recursion", &module, &[]).expect("load");
-    wait_for_blocker(&mut engine, "down");
+    wait(&mut engine);
     // As many levels again, all of them old.
     assert_eq!(program.ask(&old), "-1");
-    wait_for_blocker(&mut engine, "down");
+    wait(&mut engine);
     assert_eq!(program.ask("0"), (levels * 2).to_string());
     settle(&mut engine);
     // All of them new, and deep in new code the patch cannot go.
     assert_eq!(program.ask(&old), "-2");
     engine.disable("recursion", false).expect("disable");
-    wait_for_blocker(&mut engine, "down");
+    wait(&mut engine);
     assert_eq!(program.ask("0"), new);
     settle(&mut engine);
     assert_eq!(program.ask(&old), "-1");
@@ -95,10 +99,32 @@ fn recursion_of(levels: i64) {
 
 #[test]
 fn recursion() {
-    recursion_of(3);
+    recursion_of(3, &[], |engine| wait_for_blocker(engine, "down"));
 }
 
 #[test]
 fn recursion_beyond_what_a_stack_walk_follows() {
-    recursion_of(20_000);
+    recursion_of(20_000, &[], |engine| wait_for_blocker(engine, "down"));
+}
+
+/// Without call frame information a walk ends at the first function of the program. Whatever
+/// on the stack may lead into the old function holds the thread.
+#[test]
+fn recursion_without_unwind_tables() {
+    let flags = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    recursion_of(3, &flags, |engine| {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let mut held = 0;
+        while held < 20 {
+            let transition = engine.retry().expect("retry").expect("a thread is held");
+            let mut blockers = transition.blockers.iter();
+            let expected = blockers.next().is_some_and(|blocker| {
+                blocker.reason.contains("no frame description")
+                    && blocker.reason.contains("may lead into down")
+            });
+            held += u32::from(expected && blockers.next().is_none());
+            assert!(Instant::now() < deadline, "{transition:#?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
 }

@@ -154,6 +154,7 @@ impl AddressSpace {
             text,
             cfi,
             entries,
+            starts_threads: false,
         };
         self.code.add_object(object).expect("object fits");
     }
