@@ -1,7 +1,7 @@
 //! Functions that nothing but `main` leads to, and only once in a run: a program that runs is
 //! likely to be past them, so that a patch for them changes nothing.
 
-use std::collections::HashSet;
+mod flow;
 
 use engraft_arch::decode::{StepKind, step_at};
 
@@ -10,12 +10,10 @@ use crate::error::BuildError;
 use crate::object::{Binding, ObjectFile, Relocation, SectionKind, Target};
 use crate::program::Program;
 use crate::report::Named;
+use flow::Flow;
 
 /// Object and section of a function.
 type Function = (usize, usize);
-
-/// Section and offset of an instruction.
-type Place = (usize, u64);
 
 /// The changed functions to which only `main` leads, outside of loops, in both versions.
 ///
@@ -139,7 +137,7 @@ impl<'a> Search<'a> {
                 let is_main = object == self.main && file.title(caller) == "main";
                 self.reached |= is_main;
                 let once = match is_main {
-                    true => !comes_back(file, (index, at)),
+                    true => !Flow::of(file).comes_back((index, at)),
                     false => self.runs_once(object, caller)?,
                 };
                 if !once {
@@ -199,102 +197,4 @@ fn find_call(file: &ObjectFile, section: usize, relocation: &Relocation) -> Opti
         at = next;
     }
     None
-}
-
-/// Whether the way from an instruction may lead to it again.
-fn comes_back(file: &ObjectFile, start: Place) -> bool {
-    let mut seen: HashSet<Place> = HashSet::new();
-    let mut open = vec![start];
-    while let Some(place) = open.pop() {
-        let Some(next) = list_successors(file, place) else {
-            return true;
-        };
-        for place in next {
-            if place == start {
-                return true;
-            }
-            if seen.insert(place) {
-                open.push(place);
-            }
-        }
-    }
-    false
-}
-
-/// Where an instruction may lead within the object's code; `None` if that cannot be told.
-fn list_successors(file: &ObjectFile, (section, at): Place) -> Option<Vec<Place>> {
-    let code = &file.sections[section];
-    let rest = code.bytes.get(usize::try_from(at).ok()?..)?;
-    if rest.is_empty() {
-        return Some(Vec::new());
-    }
-    let step = step_at(at, rest)?;
-    let behind = at + step.length as u64;
-    let next = (section, behind);
-    let goes_to = |direct: Option<u64>| {
-        let relocations = &code.relocations;
-        let first = relocations.partition_point(|relocation| relocation.offset < at);
-        let own = relocations.get(first).filter(|it| it.offset < behind);
-        match (own.map(|relocation| file.target(relocation)), direct) {
-            (Some(Target::Place { section, offset }), _)
-                if file.sections[section].kind == SectionKind::Code =>
-            {
-                Some(vec![(section, u64::try_from(offset).ok()?)])
-            }
-            // A call in last place, of a function of another object.
-            (Some(Target::Symbol { .. }), _) => Some(Vec::new()),
-            (None, Some(direct)) => Some(vec![(section, direct)]),
-            (Some(Target::Place { .. }) | None, _) => list_labels(file, section),
-        }
-    };
-    Some(match step.kind {
-        StepKind::Return => Vec::new(),
-        StepKind::Jump { target } => goes_to(target)?,
-        StepKind::Branch { target } => {
-            let mut both = goes_to(Some(target))?;
-            both.push(next);
-            both
-        }
-        StepKind::Call { .. } | StepKind::SystemCall | StepKind::Other => vec![next],
-    })
-}
-
-/// The places in a function that tables hold the addresses of; `None` if there are none.
-fn list_labels(file: &ObjectFile, function: usize) -> Option<Vec<Place>> {
-    const PC32: u32 = 2;
-    let mut labels = Vec::new();
-    for (index, table) in file.sections.iter().enumerate() {
-        if !table.kind.is_constant() && !table.kind.is_variable() {
-            continue;
-        }
-        for entry in &table.relocations {
-            let Target::Place { section, offset } = file.target(entry) else {
-                continue;
-            };
-            if whole(file, section) != whole(file, function) {
-                continue;
-            }
-            let counted = match entry.kind {
-                PC32 => entry.offset - find_start(file, index, entry.offset)?,
-                _ => 0,
-            };
-            let label = offset.checked_sub_unsigned(counted)?;
-            labels.push((section, u64::try_from(label).ok()?));
-        }
-    }
-    (!labels.is_empty()).then_some(labels)
-}
-
-/// Where the table begins that an offset of a section lies in: the last place before it that
-/// code refers to. Entries that are distances count from there.
-fn find_start(file: &ObjectFile, table: usize, offset: u64) -> Option<u64> {
-    let code = file.sections.iter();
-    let code = code.filter(|section| section.kind == SectionKind::Code);
-    let places = code
-        .flat_map(|section| &section.relocations)
-        .filter_map(|it| match file.target(it) {
-            Target::Place { section, offset } if section == table => u64::try_from(offset).ok(),
-            _ => None,
-        });
-    places.filter(|start| *start <= offset).max()
 }
