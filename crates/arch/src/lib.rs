@@ -8,6 +8,7 @@
 //! - [`entry`]: how a function takes a redirect of its first bytes, or why it cannot.
 //! - [`relocate`]: a copy of displaced instructions at another address.
 //! - [`stub`]: entry jump, router, selector and preserve thunk, with unwinding rows.
+//! - [`frame`]: where a function keeps its return address, told from its instructions.
 //! - [`reliance`]: what callers compiled with gcc's -fipa-ra rely on beyond the psABI.
 //! - [`matching`]: whether a program contains a function that an object file has, and what
 //!   its relocated fields refer to there.
@@ -18,6 +19,7 @@
 pub mod decode;
 pub mod entry;
 mod flow;
+pub mod frame;
 pub mod immediate;
 mod jump_table;
 pub mod matching;

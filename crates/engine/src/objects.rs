@@ -1,6 +1,7 @@
 //! The objects that are mapped in a target: its executable and its libraries.
 
 use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::fs;
 use std::io::Read;
 use std::ops::Range;
@@ -21,6 +22,9 @@ use crate::attached::Attached;
 use crate::error::Error;
 use crate::space::Span;
 
+/// Bytes of an entry in the search table of .eh_frame_hdr (LSB Core, "DWARF Extensions").
+const TABLE_ENTRY: u64 = 8;
+
 const ELF_MAGIC: u32 = u32::from_le_bytes(*b"\x7fELF");
 
 /// One object as it is mapped.
@@ -38,6 +42,7 @@ pub(crate) struct LoadedObject {
     symbol_file: OnceCell<Option<SymbolFile>>,
     symbols: OnceCell<SymbolTable>,
     cfi: OnceCell<Option<Arc<Cfi>>>,
+    undescribed: OnceCell<Arc<[Range<u64>]>>,
 }
 
 impl LoadedObject {
@@ -70,6 +75,35 @@ impl LoadedObject {
     pub(crate) fn symbols(&self) -> &SymbolTable {
         self.symbols
             .get_or_init(|| SymbolTable::new(&self.name, &self.image, self.symbol_file()))
+    }
+
+    /// Its functions, if call frame information does not describe all of them: sorted, without
+    /// parts that are jumped to and without what lies inside another function.
+    pub(crate) fn undescribed_functions(&self) -> Arc<[Range<u64>]> {
+        let list = || {
+            let symbols = self.symbols().symbols().iter();
+            let functions = symbols.filter(|symbol| {
+                let placed = symbol.is_function() && symbol.defined && symbol.size > 0;
+                placed && !symbol.name.contains(".cold")
+            });
+            let mut ranges: Vec<Range<u64>> = functions
+                .map(|symbol| symbol.address..symbol.address + symbol.size)
+                .collect();
+            ranges.sort_unstable_by_key(|range| (range.start, Reverse(range.end)));
+            let mut end = 0;
+            ranges.retain(|range| {
+                let outside = range.start >= end;
+                end = end.max(range.end);
+                outside
+            });
+            let header = self.image.eh_frame_hdr.as_ref();
+            let described = header.map_or(0, |header| (header.end - header.start) / TABLE_ENTRY);
+            if described >= ranges.len() as u64 {
+                ranges.clear();
+            }
+            ranges.into()
+        };
+        Arc::clone(self.undescribed.get_or_init(list))
     }
 
     /// Its sections of stubs that lead to other objects, where a file names them.
@@ -241,6 +275,7 @@ impl Objects {
                 symbol_file: OnceCell::new(),
                 symbols: OnceCell::new(),
                 cfi: OnceCell::new(),
+                undescribed: OnceCell::new(),
             });
         }
         list

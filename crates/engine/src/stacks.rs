@@ -77,6 +77,7 @@ impl Stacks {
                 name: "engraft runtime".into(),
                 text: ranges(&[runtime.text]),
                 cfi,
+                functions: [].into(),
                 entries: Vec::new(),
                 // Only `engraft_enter` has an undefined return address there.
                 starts_threads: true,
@@ -95,6 +96,7 @@ impl Stacks {
                     name: (*module.name).into(),
                     text: ranges(&[text]),
                     cfi,
+                    functions: [].into(),
                     entries: Vec::new(),
                     starts_threads: false,
                 },
@@ -295,6 +297,7 @@ fn add_object(code: &mut CodeMap, process: &Attached, maps: &[Mapping], object: 
             name: (*object.name).into(),
             text: ranges(&text),
             cfi,
+            functions: object.undescribed_functions(),
             entries: entries.into_iter().collect(),
             starts_threads: starts_threads || object.is_main,
         },

@@ -13,8 +13,11 @@ pub struct CodeObject {
     pub name: Arc<str>,
     /// Its executable mappings.
     pub text: Vec<Range<u64>>,
-    /// Its call frame information; `None` makes a walk unreliable here.
+    /// Its call frame information.
     pub cfi: Option<Arc<Cfi>>,
+    /// Functions, sorted, that are entered at their start only: where one has no call frame
+    /// information, its instructions tell where its return address is.
+    pub functions: Arc<[Range<u64>]>,
     /// Functions that return to nobody: `_start`, `clone`, `clone3`, `__clone` and other
     /// thread start trampolines. A walk that reaches one by a return address has reached the
     /// bottom, whether it has call frame information or not.
@@ -150,6 +153,14 @@ impl Code {
 impl CodeObject {
     pub(crate) fn is_entry(&self, pc: u64) -> bool {
         self.entries.iter().any(|range| range.contains(&pc))
+    }
+
+    pub(crate) fn function_at(&self, pc: u64) -> Option<&Range<u64>> {
+        let after = self
+            .functions
+            .partition_point(|function| function.start <= pc);
+        let function = &self.functions[after.checked_sub(1)?];
+        function.contains(&pc).then_some(function)
     }
 
     /// Whether call frame information that names no caller is to be believed there.

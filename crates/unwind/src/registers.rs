@@ -56,6 +56,14 @@ pub(crate) fn only_stack_pointer(rsp: u64) -> Recovered {
     registers
 }
 
+/// DWARF number of a register that a function must preserve, from its number in instructions.
+pub(crate) fn dwarf_number(number: u8) -> usize {
+    match number {
+        5 => RBP,
+        other => other.into(), // rbx and r12 to r15 are the same
+    }
+}
+
 /// Forgets what a call may have overwritten.
 pub(crate) fn forget_caller_saved(registers: &mut Recovered) {
     for number in CALLER_SAVED {

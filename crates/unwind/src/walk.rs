@@ -1,14 +1,19 @@
 //! Following a stack, frame by frame, to a proven bottom.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
+use engraft_arch::frame::{FrameBase, FrameLayout, FrameLayouts, Kept, PRESERVED};
 use engraft_elf::ReadMemory;
 use gimli::UnwindContext;
 
 use crate::call_site::{LONGEST_CALL, ends_with_call};
 use crate::cfi::{Description, base_addresses};
 use crate::code_map::{Code, CodeObject};
-use crate::registers::{RBP, RSP, Recovered, forget_caller_saved, only_stack_pointer};
+use crate::registers::{
+    RBP, RSP, Recovered, dwarf_number, forget_caller_saved, only_stack_pointer,
+};
 use crate::rules::{Activation, ReturnAddress};
 use crate::signal::{is_sigreturn, read_context};
 use crate::stack::StackReader;
@@ -16,6 +21,9 @@ use crate::thread_exit::{ends_thread, faults_or_ends_thread};
 use crate::{
     Alias, Cfi, CodeMap, End, Fixed, FixedBase, Frame, Reason, ReasonKind, Registers, Trace,
 };
+
+/// Bytes of code that are looked through for a frame.
+const LONGEST_FUNCTION: usize = 1 << 20;
 
 /// Deeper stacks are unreliable: no walk takes longer than this many steps.
 pub const MAX_FRAMES: usize = 10_000;
@@ -26,6 +34,8 @@ pub struct Unwinder<'c> {
     code: &'c CodeMap,
     rows: UnwindContext<usize>,
     call_sites: HashSet<u64>,
+    /// By the start of a function without call frame information.
+    layouts: HashMap<u64, FrameLayouts>,
 }
 
 /// Walks one stack; see [`Unwinder::walk`].
@@ -81,6 +91,7 @@ impl<'c> Unwinder<'c> {
             code,
             rows: UnwindContext::new(),
             call_sites: HashSet::new(),
+            layouts: HashMap::new(),
         }
     }
 
@@ -326,11 +337,24 @@ impl<'c> Unwinder<'c> {
             };
             return Ok(Step::Interrupted { cfa, interrupted });
         }
+        if is_call_site && let Some(layout) = self.find_layout(place, stack) {
+            return step_by_layout(&layout, cursor, stack);
+        }
         Err(match (is_call_site, &place.object.cfi) {
             (false, _) => ReasonKind::NotAfterCall,
             (true, None) => ReasonKind::NoCfi,
             (true, Some(_)) => ReasonKind::NoFrameDescription,
         })
+    }
+
+    /// The frame of a function without call frame information.
+    fn find_layout(&mut self, place: &Place<'_>, stack: &StackReader<'_>) -> Option<FrameLayout> {
+        let function = place.object.function_at(place.lookup_pc)?;
+        let layouts = match self.layouts.entry(function.start) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(read_layouts(function, stack.memory())?),
+        };
+        layouts.at(place.lookup_pc)
     }
 
     /// Whether the cursor may have got where it is by a call, as far as the bytes before it
@@ -349,6 +373,49 @@ impl<'c> Unwinder<'c> {
         }
         follows_call
     }
+}
+
+fn read_layouts(function: &Range<u64>, memory: &dyn ReadMemory) -> Option<FrameLayouts> {
+    let length = usize::try_from(function.end - function.start).ok()?;
+    if length > LONGEST_FUNCTION {
+        return None;
+    }
+    let mut code = vec![0; length];
+    memory.read(function.start, &mut code).ok()?;
+    let read = |address: u64, buffer: &mut [u8]| memory.read(address, buffer).is_ok();
+    Some(FrameLayouts::of(function.start, &code, &read))
+}
+
+fn step_by_layout(
+    layout: &FrameLayout,
+    cursor: &Cursor,
+    stack: &mut StackReader<'_>,
+) -> Result<Step, ReasonKind> {
+    let base = match layout.base {
+        FrameBase::Rsp => RSP,
+        FrameBase::Rbp => RBP,
+    };
+    let value = cursor.registers[base].ok_or(ReasonKind::LostRegister(base as u16))?;
+    let cfa = value.wrapping_add_signed(layout.cfa_from_base);
+    let slot = cfa.wrapping_sub(8);
+    let mut registers = cursor.registers;
+    forget_caller_saved(&mut registers);
+    for (number, kept) in PRESERVED.into_iter().zip(layout.kept) {
+        let register = &mut registers[dwarf_number(number)];
+        match kept {
+            Kept::InRegister => {}
+            Kept::At(distance) => *register = Some(stack.word(cfa.wrapping_add_signed(distance))?),
+            Kept::Lost => *register = None,
+        }
+    }
+    registers[RSP] = Some(cfa);
+    let caller = Cursor {
+        pc: stack.word(slot)?,
+        exact: false,
+        slot: Some(slot),
+        registers,
+    };
+    called(cursor.rsp()?, cfa, caller)
 }
 
 /// The place in an object whose rules hold for a displaced instruction.

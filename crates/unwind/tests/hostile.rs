@@ -71,6 +71,7 @@ impl Library {
             text: std::iter::once(start..start + self.text.bytes.len() as u64).collect(),
             cfi: Some(Arc::new(cfi)),
             entries: Vec::new(),
+            functions: [].into(),
             starts_threads: false,
         })
         .expect("object");
@@ -313,6 +314,7 @@ proptest! {
             text: std::iter::once(0..u64::MAX).collect(),
             cfi: Some(Arc::new(cfi)),
             entries: Vec::new(),
+            functions: [].into(),
             starts_threads: false,
         }).expect("object");
         let text = Section { address: 0, bytes: Arc::new([]) };

@@ -142,6 +142,9 @@ impl Oracle<'_> {
             ReasonKind::NoFrameDescription if self.space.name(reason.pc) == "?" => {
                 Some("the undescribed PLT of a static executable's indirect functions")
             }
+            ReasonKind::NoFrameDescription if self.space.name(reason.pc).contains(".cold") => {
+                Some("a part of a function without call frame information, which is jumped to")
+            }
             ReasonKind::UnknownCode
             | ReasonKind::NotAfterCall
             | ReasonKind::StackNotGrowing { .. }
@@ -307,6 +310,12 @@ programs! {
     c_static: "calls.c", "gcc -O2 -static";
     c_static_pie: "calls.c", "gcc -O1 -static-pie";
     c_clang: "calls.c", "clang -O2";
+    c_undescribed: "calls.c", "gcc -O2 -fno-asynchronous-unwind-tables";
+    c_undescribed_unoptimized: "calls.c", "gcc -O0 -fno-asynchronous-unwind-tables";
+    c_undescribed_with_frame_pointers: "calls.c",
+        "gcc -O3 -fno-omit-frame-pointer -fno-asynchronous-unwind-tables";
+    c_undescribed_small: "calls.c", "gcc -Os -fno-asynchronous-unwind-tables";
+    c_undescribed_clang: "calls.c", "clang -O2 -fno-asynchronous-unwind-tables";
     cxx_exceptions: "exceptions.cc", "g++ -O2";
     cxx_exceptions_unoptimized: "exceptions.cc", "g++ -O0";
     cxx_exceptions_static: "exceptions.cc", "g++ -O2 -static-pie";

@@ -100,6 +100,7 @@ fn code_map() -> CodeMap {
         text: vec![TEXT],
         cfi: Some(call_frames().into()),
         entries: vec![ENTRY],
+        functions: [].into(),
         starts_threads: false,
     })
     .expect("object");
@@ -179,6 +180,7 @@ fn encoded_call_frames_say_the_same_as_the_table() {
             text: vec![TEXT],
             cfi: Some(call_frames().into()),
             entries: vec![ENTRY],
+            functions: [].into(),
             starts_threads: false,
         })
         .expect("object");
@@ -200,6 +202,7 @@ fn encoded_call_frames_say_the_same_as_the_table() {
             text: vec![THUNK],
             cfi: Some(cfi.into()),
             entries: Vec::new(),
+            functions: [].into(),
             starts_threads: false,
         })
         .expect("object");
@@ -383,6 +386,7 @@ fn an_undefined_return_address_is_a_bottom_only_in_an_entry_function() {
         text: vec![TEXT],
         cfi: Some(call_frames().into()),
         entries: vec![],
+        functions: [].into(),
         starts_threads: false,
     })
     .expect("object");
@@ -402,6 +406,7 @@ fn an_object_without_call_frame_information_ends_the_walk_or_is_an_entry() {
         text: vec![TEXT],
         cfi: None,
         entries,
+        functions: [].into(),
         starts_threads: false,
     };
     let mut bare = CodeMap::new();
@@ -424,6 +429,7 @@ fn an_object_without_call_frame_information_ends_the_walk_or_is_an_entry() {
     // That it starts threads somewhere is no proof of the bottom where nothing is described.
     let mut somewhere = CodeMap::new();
     let starter = CodeObject {
+        functions: [].into(),
         starts_threads: true,
         ..object(vec![])
     };

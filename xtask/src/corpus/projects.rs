@@ -202,7 +202,7 @@ pub(super) static BUSYBOX: Project = Project {
     target: "busybox_unstripped",
     program: Program::filter(&[
         "awk",
-        r#"{ v = $1; print "said " v (v = "new") "."; fflush() }"#,
+        r#"{ v = $1; w = v (v = "new"); print w == "newnew" ? "said after" : "said before"; fflush() }"#,
     ]),
 };
 

@@ -92,12 +92,13 @@ pub(super) static DNSMASQ_SUBNET: Trigger = Trigger {
     fixed: Says("subnet option mismatch"),
 };
 
-/// A variable that is changed by what it is joined with.
+/// A variable that is changed by what it is joined with: the text from before has been freed, and
+/// is so long that the new one does not come to lie in its place.
 pub(super) static BUSYBOX_AWK: Trigger = Trigger {
     to: Recipient::Input,
-    send: &[b"a-value-before\n"],
-    vulnerable: Says("new.\n"),
-    fixed: Says("said newnew."),
+    send: &[b"a-value-that-is-longer-than-the-smallest-pieces-of-memory\n"],
+    vulnerable: Says("said before"),
+    fixed: Says("said after"),
 };
 
 /// A time of which only the last byte is there, and says that a number in base 256 follows.

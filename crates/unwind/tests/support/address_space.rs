@@ -76,6 +76,16 @@ impl Symbols {
             .unwrap_or_else(|| panic!("no symbol {wanted}"))
     }
 
+    /// All functions but those parts of others that are jumped to.
+    fn functions_in(&self, within: &[Range<u64>]) -> Vec<Range<u64>> {
+        let symbols = self.0.iter().filter(|(start, (_, name))| {
+            !name.contains(".cold") && within.iter().any(|range| range.contains(start))
+        });
+        symbols
+            .map(|(&start, (size, _))| start..start + size)
+            .collect()
+    }
+
     fn ranges_of(&self, within: &[Range<u64>], names: &[&str]) -> Vec<Range<u64>> {
         let named = self.0.iter().filter(|(start, (_, name))| {
             names.contains(&name.as_str()) && within.iter().any(|range| range.contains(start))
@@ -151,8 +161,9 @@ impl AddressSpace {
         let cfi = self.cfi_of(&file, bias, &mappings).map(Arc::new);
         let object = CodeObject {
             name: path.rsplit('/').next().unwrap_or(path).into(),
-            text,
             cfi,
+            functions: self.symbols.functions_in(&text).into(),
+            text,
             entries,
             starts_threads: false,
         };
