@@ -17,11 +17,11 @@ fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("signal");
 }
 
-/// State letter of a thread.
-fn state_of(pid: i32, tid: i32) -> char {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).expect("stat");
+/// State letter of a thread; `None` when it has ended.
+fn state_of(pid: i32, tid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ").expect("a command name");
-    rest.chars().next().expect("a state")
+    rest.chars().next()
 }
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -229,7 +229,7 @@ fn no_entry_is_rewritten_while_a_vfork_child_has_the_memory() {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
         let tids = tasks.map(|task| task.expect("thread").file_name());
         let mut tids = tids.map(|tid| tid.to_str().expect("text").parse().expect("number"));
-        tids.find(|tid| state_of(pid, *tid) == 'D')
+        tids.find(|tid| state_of(pid, *tid) == Some('D'))
     };
     wait_for("the child runs", || lender().is_some());
     let mut engine = Engine::open(pid).expect("open");
@@ -437,14 +437,14 @@ fn a_target_stopped_by_job_control() {
     let pid = program.pid();
     let stop = || {
         signal(pid, Signal::SIGSTOP);
-        wait_for("it stops", || state_of(pid, pid) == 'T');
+        wait_for("it stops", || state_of(pid, pid) == Some('T'));
     };
     stop();
     let mut engine = Engine::open(pid).expect("open");
     let refused = load(&mut engine, "two", &two, &[]).expect_err("no code can run");
     assert_eq!(refused.errno(), Errno::EBUSY, "{refused}");
     assert!(refused.to_string().contains("job control"), "{refused}");
-    wait_for("it is still stopped", || state_of(pid, pid) == 'T');
+    wait_for("it is still stopped", || state_of(pid, pid) == Some('T'));
     assert!(read_status(pid).expect("status").patches.is_empty());
     signal(pid, Signal::SIGCONT);
     assert_eq!(program.ask("step"), "1");
@@ -455,14 +455,14 @@ fn a_target_stopped_by_job_control() {
     let refused = load(&mut engine, "three", &three, &[]).expect_err("no code can run");
     assert_eq!(refused.errno(), Errno::EBUSY, "{refused}");
     assert!(refused.to_string().contains("job control"), "{refused}");
-    wait_for("it is still stopped", || state_of(pid, pid) == 'T');
+    wait_for("it is still stopped", || state_of(pid, pid) == Some('T'));
 
     // Threads can be moved all the same.
     engine.disable("two", false).expect("disable");
     settle(&mut engine);
-    wait_for("it is still stopped", || state_of(pid, pid) == 'T');
+    wait_for("it is still stopped", || state_of(pid, pid) == Some('T'));
     drop(engine);
-    wait_for("it is still stopped", || state_of(pid, pid) == 'T');
+    wait_for("it is still stopped", || state_of(pid, pid) == Some('T'));
     signal(pid, Signal::SIGCONT);
     assert_eq!(program.ask("step"), "1");
     program.finish();
@@ -478,7 +478,7 @@ fn the_leader_has_ended_and_others_go_on() {
     let mut program = family.start();
     let pid = program.pid();
     assert_eq!(program.ask("lead"), "leading");
-    wait_for("the leader is a zombie", || state_of(pid, pid) == 'Z');
+    wait_for("the leader is a zombie", || state_of(pid, pid) == Some('Z'));
     go_round(&mut program, &patches, 2);
     let status = read_status(pid).expect("status");
     assert!(status.patches.is_empty() && status.executable.ends_with("/family"));
@@ -494,7 +494,7 @@ fn the_leader_ends_in_mid_transition() {
     let pid = program.pid();
     let mut engine = in_transition(&family, &mut program, &two);
     assert_eq!(program.ask("lead"), "leading");
-    wait_for("the leader is a zombie", || state_of(pid, pid) == 'Z');
+    wait_for("the leader is a zombie", || state_of(pid, pid) == Some('Z'));
     settle(&mut engine);
     assert_eq!(program.ask("step"), "2");
     engine.disable("two", false).expect("disable");
