@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engraft_build::{
     BuildError, Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress,
-    Reason, Report, Side, Step, TreeRequest, build_both, build_module, find_both,
+    Reason, Report, Side, Step, Trace, TreeRequest, build_both, build_module, find_both,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -186,6 +186,24 @@ fn render(report: &Report) -> Vec<String> {
             .map(|(name, object)| (name.clone(), &**object, why.to_owned()));
         list(title, entries.collect());
     }
+    for (what, why) in [
+        (Trace::LineNumbers, "line numbers"),
+        (Trace::Directory, "the directory of the source"),
+        (Trace::Time, "the time of the build"),
+    ] {
+        let count = report.ignored.iter().filter(|it| it.what == what).count();
+        let one = report.ignored.iter().find(|it| it.what == what);
+        lines.extend(one.map(|one| {
+            let line = match count {
+                1 => format!("ignored: {} differs in {why} only", one.name),
+                _ => format!(
+                    "ignored: {count} differ in {why} only, such as {}",
+                    one.name
+                ),
+            };
+            printable(&line).into_owned()
+        }));
+    }
     lines
 }
 
@@ -252,5 +270,43 @@ fn name_of(side: Side) -> &'static str {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engraft_build::{Ignored, Named};
+
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_and_what_may_be_in_vain_is_told() {
+        let ignored = |name: &str, what| Ignored {
+            object: "a.o".to_owned(),
+            name: name.to_owned(),
+            what,
+        };
+        let report = Report {
+            once: vec![Named {
+                object: "a.o".to_owned(),
+                name: "configure".to_owned(),
+            }],
+            ignored: vec![
+                ignored("first", Trace::LineNumbers),
+                ignored("version", Trace::Time),
+                ignored("second", Trace::LineNumbers),
+            ],
+            ..Report::default()
+        };
+        assert_eq!(
+            render(&report),
+            [
+                "perhaps in vain:",
+                "  configure  a.o  only 'main' leads to it, and once: a running program is likely past it",
+                "ignored: 2 differ in line numbers only, such as first",
+                "ignored: version differs in the time of the build only",
+            ]
+        );
+        assert!(render(&Report::default()).is_empty());
     }
 }
