@@ -53,7 +53,7 @@ impl<'a> Flow<'a> {
 
     /// Whether the way from an instruction may lead to it again.
     pub(super) fn comes_back(&mut self, start: Place) -> bool {
-        self.visit(start, |next| next.places.contains(&start))
+        self.catches(start.0) || self.visit(start, |next| next.places.contains(&start))
     }
 
     /// Whether a function may return. While that is being found out it counts as possible.
@@ -62,9 +62,14 @@ impl<'a> Flow<'a> {
             return *known;
         }
         self.returns.insert(function, true);
-        let returns = self.visit((function, 0), |next| next.out);
+        let returns = self.catches(function) || self.visit((function, 0), |next| next.out);
         self.returns.insert(function, returns);
         returns
+    }
+
+    /// Whether exceptions lead somewhere in a function, which no instruction tells.
+    fn catches(&self, function: usize) -> bool {
+        self.file.exception_sections().contains_key(&function)
     }
 
     /// Whether an instruction that can be reached from another one is `found`, or one that may
