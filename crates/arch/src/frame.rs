@@ -19,7 +19,11 @@ use crate::jump_table::Reader;
 /// x86-64 ABI, figure 3.4), without the stack pointer.
 pub const PRESERVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
 
+/// Position of the frame pointer among them.
 const FRAME_POINTER: usize = 1;
+
+/// CFA minus stack pointer at a function's entry, and where it returns or makes a call in last place.
+const ENTRY_DEPTH: i64 = 8;
 
 /// The register that a frame is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +175,19 @@ fn spread(flow: &Flow, start: u64, guesses: &[(u64, State)]) -> Vec<Option<State
 }
 
 /// What is known at all jumps whose targets are not, if it is the same: the cases of a `switch`
-/// begin with it.
+/// begin with it. Not where such a jump may be a call in last place, nor in a function with a part
+/// elsewhere, which may come back to any place.
 fn state_at_unknown_jumps(flow: &Flow, states: &[Option<State>]) -> Option<State> {
-    let nodes = flow.nodes.iter().zip(states);
-    let mut jumps = nodes.filter(|(node, _)| node.exit == Exit::Anywhere);
+    let nodes = || flow.nodes.iter().zip(states);
+    let mut jumps = nodes().filter(|(node, _)| node.exit == Exit::Anywhere);
     let state = jumps.next()?.1.as_ref()?;
-    jumps
-        .all(|(_, other)| other.as_ref() == Some(state))
-        .then(|| state.clone())
+    let same = jumps.all(|(_, other)| other.as_ref() == Some(state));
+    let depth_of = |state: &Option<State>| state.as_ref()?.depth;
+    let has_part = nodes().any(|(node, state)| {
+        let conditional = node.instruction.flow_control() == FlowControl::ConditionalBranch;
+        node.exit == Exit::Outside && (conditional || depth_of(state) != Some(ENTRY_DEPTH))
+    });
+    (same && !has_part && state.depth != Some(ENTRY_DEPTH)).then(|| state.clone())
 }
 
 /// Where code may begin that nothing is known to lead to: behind what goes elsewhere.
@@ -208,7 +217,7 @@ fn list_roots(flow: &Flow, function: Range<u64>, code_at: &CodeAt<'_, '_>) -> Ve
 impl State {
     fn at_entry() -> Self {
         Self {
-            depth: Some(8),
+            depth: Some(ENTRY_DEPTH),
             frame: None,
             untouched: [true; PRESERVED.len()],
             slots: [None; PRESERVED.len()],
@@ -251,9 +260,9 @@ impl State {
     fn step(&mut self, instruction: &Instruction, factory: &mut InstructionInfoFactory) {
         match instruction.mnemonic() {
             Mnemonic::Push if instruction.stack_pointer_increment() == -8 => {
-                self.depth = self.depth.map(|depth| depth + 8);
+                self.depth = self.depth.map(|depth| depth.wrapping_add(8));
                 if let (Some(register), Some(depth)) = (pushed(instruction), self.depth) {
-                    self.store(register, -depth);
+                    self.store(register, depth.wrapping_neg());
                 }
             }
             Mnemonic::Pop if instruction.stack_pointer_increment() == 8 => {
@@ -266,7 +275,7 @@ impl State {
             Mnemonic::Sub | Mnemonic::Add if is_by_constant(instruction) => {
                 let amount = instruction.immediate(1).cast_signed();
                 let down = instruction.mnemonic() == Mnemonic::Sub;
-                let amount = if down { amount } else { -amount };
+                let amount = if down { amount } else { amount.wrapping_neg() };
                 self.depth = self.depth.map(|depth| depth.wrapping_add(amount));
             }
             Mnemonic::Lea if self.load_address(instruction) => {}
@@ -289,8 +298,8 @@ impl State {
     }
 
     fn pop(&mut self, into: Register) {
-        let slot = self.depth.map(|depth| -depth);
-        self.depth = self.depth.map(|depth| depth - 8);
+        let slot = self.depth.map(i64::wrapping_neg);
+        self.depth = self.depth.map(|depth| depth.wrapping_sub(8));
         if into == Register::RSP {
             self.depth = None;
         }
@@ -522,6 +531,35 @@ mod tests {
         assert_eq!(from_rsp(&code, 6), Some(32));
         assert_eq!(from_rsp(&code, 10), Some(8));
         assert_eq!(from_rsp(&code, 12), Some(40));
+    }
+
+    /// The jump may be a call in last place, or the part elsewhere may come back.
+    #[test]
+    fn what_nothing_leads_to_is_unknown_where_a_part_may_be_elsewhere() {
+        let last_call = [
+            0xff, 0xe0, // 0: jmp *%rax
+            0x50, // 2: push %rax
+            0xc3, // 3: ret
+        ];
+        assert_eq!(from_rsp(&last_call, 0), Some(8));
+        assert_eq!(at(&last_call, 2), None);
+        let with_part = [
+            0x48, 0x83, 0xec, 0x18, // 0: sub $0x18, %rsp
+            0x0f, 0x84, 0x00, 0x10, 0x00, 0x00, // 4: je elsewhere
+            0xff, 0xe0, // 10: jmp *%rax
+            0x90, // 12: nop
+            0xc3, // 13: ret
+        ];
+        assert_eq!(from_rsp(&with_part, 10), Some(32));
+        assert_eq!(at(&with_part, 12), None);
+    }
+
+    /// Amounts that no frame has are counted all the same.
+    #[test]
+    fn senseless_amounts_are_survived() {
+        let mut code = vec![0x48, 0x8d, 0xa4, 0x24, 0, 0, 0, 0x80]; // lea -0x80000000(%rsp), %rsp
+        code.extend([0x50, 0x58, 0xc9, 0xc3]);
+        assert_eq!(from_rsp(&code, 9), Some((1 << 31) + 16));
     }
 
     #[test]

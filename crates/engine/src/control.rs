@@ -114,6 +114,8 @@ pub(crate) fn map_arena(
         if !later {
             break;
         }
+        let text = "whenever its threads are stopped, signals are about to be delivered; try again";
+        refusal.kind = Kind::Strayed(text.into());
         std::thread::sleep(PAUSE);
     }
     Err(refusal.into())

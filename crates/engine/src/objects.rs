@@ -87,7 +87,7 @@ impl LoadedObject {
                 placed && !symbol.name.contains(".cold")
             });
             let mut ranges: Vec<Range<u64>> = functions
-                .map(|symbol| symbol.address..symbol.address + symbol.size)
+                .map(|symbol| symbol.address..symbol.address.saturating_add(symbol.size))
                 .collect();
             ranges.sort_unstable_by_key(|range| (range.start, Reverse(range.end)));
             let mut end = 0;

@@ -290,7 +290,7 @@ fn add_object(code: &mut CodeMap, process: &Attached, maps: &[Mapping], object: 
         .iter()
         .any(|name| !object.symbols().lookup(name).is_empty());
     let entry = object.image.entry.filter(|_| object.is_main);
-    let entries = entry.map(|entry| entry..entry + LONGEST_ENTRY);
+    let entries = entry.map(|entry| entry..entry.saturating_add(LONGEST_ENTRY));
     add_code(
         code,
         CodeObject {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use engraft_process::{
     ArenaPlan, Memory, Slack, StopOutcome, Tracer, create_arena, list_threads, read_maps, stop_all,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 struct Target {
     child: Child,
@@ -127,6 +129,11 @@ fn find_slack(memory: &Memory, pid: i32) -> u64 {
     panic!("no text segment");
 }
 
+fn count_descriptors(pid: i32) -> usize {
+    let list = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    list.expect("descriptors").count()
+}
+
 #[test]
 fn an_arena_appears_and_nothing_else_changes() {
     for flags in [&[][..], &["-no-pie"], &["-static"]] {
@@ -135,12 +142,7 @@ fn an_arena_appears_and_nothing_else_changes() {
         let memory = Memory::open(pid).expect("memory");
         let tracer = Tracer::new(pid);
         let before = read_maps(pid).expect("maps");
-        let fds = || {
-            std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .expect("fds")
-                .count()
-        };
-        let fds_before = fds();
+        let fds_before = count_descriptors(pid);
         let slack = find_slack(&memory, pid);
         let place = Slack {
             address: slack,
@@ -182,7 +184,43 @@ fn an_arena_appears_and_nothing_else_changes() {
         let mut slack_after = [0; 400];
         memory.read_bytes(slack, &mut slack_after).expect("slack");
         assert_eq!(slack_before, slack_after);
-        assert_eq!(fds(), fds_before);
+        assert_eq!(count_descriptors(pid), fds_before);
         assert_eq!(target.finish(), Vec::<String>::new(), "{flags:?}");
     }
+}
+
+/// The handler runs before the first instruction of the code that maps memory, and returns to it.
+#[test]
+fn an_arena_appears_although_a_signal_waits() {
+    const ARENAS: u64 = 8;
+    let target = Target::start("signalled.c", &[]);
+    let pid = target.pid();
+    let memory = Memory::open(pid).expect("memory");
+    let tracer = Tracer::new(pid);
+    let first = read_maps(pid).expect("maps")[0].start;
+    let before = count_descriptors(pid);
+    let place = Slack {
+        address: find_slack(&memory, pid),
+        original: None,
+    };
+    for number in 1..=ARENAS {
+        let plan = ArenaPlan {
+            name: "engraft",
+            address: first - 0x200_0000 + number * 0x8000,
+            read_only: 0x2000,
+            executable: 0x3000,
+            writable: 0x1000,
+        };
+        let outcome = tracer.stop(pid, Duration::from_secs(2)).expect("stop");
+        let StopOutcome::Stopped(thread) = outcome else {
+            panic!("{outcome:?}");
+        };
+        kill(Pid::from_raw(pid), Signal::SIGALRM).expect("signal");
+        create_arena(thread, &memory, &place, &plan).expect("arena");
+        let maps = read_maps(pid).expect("maps");
+        let ours = maps.iter().filter(|m| m.path.starts_with("/memfd:engraft"));
+        assert_eq!(ours.count() as u64, 3 * number);
+    }
+    assert_eq!(count_descriptors(pid), before);
+    assert_eq!(target.finish(), [format!("{ARENAS} signals")]);
 }

@@ -219,20 +219,12 @@ impl<'c> Unwinder<'c> {
             FixedBase::Rbp => cursor.registers[RBP].ok_or(ReasonKind::LostRegister(RBP as u16))?,
         };
         let cfa = base.wrapping_add(layout.cfa_from_base.into());
-        let slot = cfa.wrapping_sub(8);
         let mut registers = cursor.registers;
         forget_caller_saved(&mut registers);
         if layout.rbp_saved {
             registers[RBP] = Some(stack.word(cfa.wrapping_sub(16))?);
         }
-        registers[RSP] = Some(cfa);
-        let caller = Cursor {
-            pc: stack.word(slot)?,
-            exact: false,
-            slot: Some(slot),
-            registers,
-        };
-        called(rsp, cfa, caller)
+        return_to_caller(rsp, cfa, registers, stack)
     }
 
     fn step_object(
@@ -397,7 +389,6 @@ fn step_by_layout(
     };
     let value = cursor.registers[base].ok_or(ReasonKind::LostRegister(base as u16))?;
     let cfa = value.wrapping_add_signed(layout.cfa_from_base);
-    let slot = cfa.wrapping_sub(8);
     let mut registers = cursor.registers;
     forget_caller_saved(&mut registers);
     for (number, kept) in PRESERVED.into_iter().zip(layout.kept) {
@@ -408,6 +399,17 @@ fn step_by_layout(
             Kept::Lost => *register = None,
         }
     }
+    return_to_caller(cursor.rsp()?, cfa, registers, stack)
+}
+
+/// A caller whose return address lies right below the canonical frame address.
+fn return_to_caller(
+    rsp: u64,
+    cfa: u64,
+    mut registers: Recovered,
+    stack: &mut StackReader<'_>,
+) -> Result<Step, ReasonKind> {
+    let slot = cfa.wrapping_sub(8);
     registers[RSP] = Some(cfa);
     let caller = Cursor {
         pc: stack.word(slot)?,
@@ -415,7 +417,7 @@ fn step_by_layout(
         slot: Some(slot),
         registers,
     };
-    called(cursor.rsp()?, cfa, caller)
+    called(rsp, cfa, caller)
 }
 
 /// The place in an object whose rules hold for a displaced instruction.

@@ -53,7 +53,8 @@ impl<'a> Flow<'a> {
 
     /// Whether the way from an instruction may lead to it again.
     pub(super) fn comes_back(&mut self, start: Place) -> bool {
-        self.catches(start.0) || self.visit(start, |next| next.places.contains(&start))
+        self.catches(whole(self.file, start.0))
+            || self.visit(start, |next| next.places.contains(&start))
     }
 
     /// Whether a function may return. While that is being found out it counts as possible.

@@ -1,5 +1,5 @@
-//! A program that gets a signal more often than a thread can be stopped: there is always one
-//! waiting when the thread runs engraft's code, and its handler makes system calls of its own.
+//! A program that gets bursts of signals: one may be waiting when a thread begins to run engraft's
+//! code, and its handler makes system calls of its own.
 
 use std::fs;
 
@@ -19,20 +19,26 @@ const PROGRAM: &str = r#"
 static atomic_long signals, last;
 static volatile int one = 1;
 __attribute__((noipa)) int answer(int x) { return x + one; }
+static void arm(void)
+{
+	/* A pause between bursts lets the program get on when each handler takes its time. */
+	long pause = signals % 10 ? 100 : 5000;
+	setitimer(ITIMER_REAL, &(struct itimerval){ .it_value = { 0, pause } }, NULL);
+}
 static void handle(int number)
 {
 	char byte;
 	signals++;
 	if (read(-1, &byte, 1) != -1 || write(-1, &byte, 1) != -1)
 		_exit(3);
+	arm();
 }
 void reply(const char *question)
 {
-	const struct itimerval often = { { 0, 100 }, { 0, 100 } };
 	struct sigaction action = { .sa_handler = handle, .sa_flags = SA_RESTART };
 	if (strcmp(question, "start") == 0) {
 		sigaction(SIGALRM, &action, NULL);
-		setitimer(ITIMER_REAL, &often, NULL);
+		arm();
 	}
 	printf("%d", answer(4));
 	if (strcmp(question, "more") == 0)
@@ -55,7 +61,7 @@ fn signal_storm() {
         &[("answer", "new_answer")],
     );
     let module = workshop.module("signal_storm", &source);
-    for _ in 0..20 {
+    for _ in 0..40 {
         let mut program = Program::start(&path);
         let pid = program.pid();
         let before = count_descriptors(pid);
