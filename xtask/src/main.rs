@@ -10,6 +10,7 @@ mod corpus;
 mod csmith;
 mod debian;
 mod example;
+mod excerpt;
 mod failure;
 mod memcached;
 mod packages;

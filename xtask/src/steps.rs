@@ -3,12 +3,10 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::excerpt;
 use crate::failure::Failure;
 use crate::shell::Log;
 use crate::workspace::Workspace;
-
-/// How many lines of a failed step's output are shown; all of it stays in its log.
-const SHOWN_LINES: usize = 200;
 
 /// What a step does; the text it returns is printed beside its duration.
 pub(crate) type Action<'a> = dyn Fn(&Log) -> Result<String, Failure> + 'a;
@@ -43,7 +41,7 @@ impl<'a> Steps<'a> {
             }
             Err(failure) => {
                 println!("FAILED {:>7}  {failure}", seconds(started.elapsed()));
-                show_end(&log);
+                show_excerpt(&log);
                 self.failed.push(name.to_owned());
                 Ok(false)
             }
@@ -63,10 +61,9 @@ impl<'a> Steps<'a> {
     }
 }
 
-fn show_end(log: &Log) {
-    let contents = log.contents();
-    let lines: Vec<&str> = contents.lines().collect();
-    for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+/// All of the output stays in the log.
+fn show_excerpt(log: &Log) {
+    for line in excerpt::of(&log.contents()) {
         println!("    {line}");
     }
     if let Some(path) = log.path() {

@@ -1,12 +1,15 @@
 //! How the tool runs code in a target: a borrowed thread enters the runtime, which executes
-//! one command after another until it is told to return, and then restores the thread by
-//! itself.
+//! one command after another until it is told to return, and then gives the thread back.
 //!
 //! Whenever the runtime wants a command it sets [`Mailbox::upcall`] and makes a harmless
 //! system call, `read(-1, TRAP_MAGIC, 0)`. The tool, which follows the thread with
 //! PTRACE_SYSCALL, acts at the entry stop of that call: it writes [`Mailbox::command`] and
 //! lets the thread go on. Without a tool the call just fails, the runtime finds no command,
 //! ends the session and the thread goes on with its own work: a killed tool strands nobody.
+//!
+//! The last trap comes when only the general registers are left to restore. A tool that is
+//! there sets them itself, so that it never lets go of a thread which is not back in its own
+//! code; without one the thread does it.
 //!
 //! Every command carries a number from a counter that never repeats; its result is kept in
 //! [`Mailbox::results`], so that a tool which picks up after another one knows whether a
@@ -153,11 +156,13 @@ pub struct SavedRegisters {
 ///
 /// The tool fills `registers`, sets `owner` and then points the thread at `engraft_enter`
 /// with its stack pointer on the service stack. `engraft_enter` sets `entered`, saves the
-/// extended state, serves, restores, clears `entered` and then `owner`, and jumps to
-/// `registers.rip` by its last instruction: at that moment all registers are restored.
-/// `last_owner` stays: a tool that wants the frame makes sure first that this thread is
-/// no longer between the clearing store and the jump (symbols `engraft_leave` and
-/// `engraft_leave_end`).
+/// extended state, serves, restores it, and traps with [`UpcallKind::None`] (symbol
+/// `engraft_leave`). There a tool clears `entered`, sets the general registers, and clears
+/// `owner` and `last_owner`. Without a tool the runtime restores the registers, clears
+/// `entered` and then `owner`, and jumps to `registers.rip` by its last instruction (before
+/// symbol `engraft_leave_end`): at that moment all registers are restored. `last_owner` stays
+/// then: a tool that wants the frame makes sure first that this thread is no longer between
+/// the two symbols.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct CallFrame {

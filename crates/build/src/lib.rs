@@ -22,6 +22,7 @@ mod refuse;
 mod report;
 mod tree;
 mod types;
+mod why;
 
 use std::ffi::OsString;
 use std::mem;
@@ -39,15 +40,18 @@ pub use program::ObjectPair;
 pub use refuse::Refusal;
 pub use report::{Ignored, Named, Objects, Report};
 pub use tree::{Reject, TreeError};
+pub use why::Sources;
 
 use assemble::Hooks;
 use program::Program;
 
 /// What to make of two sets of objects.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ModuleRequest<'a> {
     /// Everything that the target was linked from, in link order.
     pub objects: Vec<ObjectPair>,
+    /// Both versions of the source, which tell better why a function is in the patch.
+    pub sources: Option<Sources>,
     /// Name of the library that is patched, `None` for an executable.
     pub library: Option<String>,
     /// Hand-written sources with callbacks. What a change needs that would be refused without
@@ -79,7 +83,10 @@ pub fn build_module(mut request: ModuleRequest<'_>) -> Result<Report, BuildError
 }
 
 fn report_changes(program: &Program, request: &ModuleRequest<'_>) -> Result<Report, BuildError> {
-    let changes = compare::compare_program(program)?;
+    let mut changes = compare::compare_program(program)?;
+    if let Some(sources) = &request.sources {
+        why::explain(program, sources, &mut changes)?;
+    }
     let hooks = Hooks::compile(request.hooks, request.hook_flags, request.output)?;
     let refusals = refuse::find_refusals(program, &changes)?;
     let mut report = Report::of_changes(program, &changes, refusals)?;

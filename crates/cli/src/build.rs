@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use engraft_build::{
     BuildError, Built, CompilingError, FinishedRequest, ModuleRequest, ObjectPair, Progress,
-    Reason, Report, Side, Step, Trace, TreeRequest, build_both, build_module, find_both,
+    Reason, Report, Side, Sources, Step, Trace, TreeRequest, build_both, build_module, find_both,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
     bar.comparing();
     let report = build_module(ModuleRequest {
         objects: ObjectPair::of_builds(&before, &after),
+        sources: Some(Sources::of_builds(&before, &after)),
         library: library_name(&arguments.target),
         hooks: &arguments.hooks,
         hook_flags: &preprocessor_flags(&arguments.include, &arguments.define),
@@ -213,6 +214,12 @@ fn explain(reason: &Reason) -> String {
         Reason::ColdPart => "the part that was split off differs".to_owned(),
         Reason::ExceptionTable => "its exception table differs".to_owned(),
         Reason::Constant(name) => format!("it uses '{name}', a constant that differs"),
+        Reason::Inlined(name) => format!("'{name}' was edited, which is inlined into it"),
+        Reason::Callee(name) => format!("it is compiled to fit '{name}', which was edited"),
+        Reason::Surroundings => {
+            "its source is the same; a macro, type or flag that it is compiled with differs"
+                .to_owned()
+        }
         Reason::Added => "new".to_owned(),
     }
 }

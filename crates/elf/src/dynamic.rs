@@ -46,6 +46,7 @@ pub struct DynamicRelocation {
 pub(crate) struct Dynamic {
     pub(crate) soname: Option<String>,
     pub(crate) needed: Vec<String>,
+    pub(crate) debug: Option<u64>,
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) relocation_tables: Vec<RelocationTable>,
 }
@@ -72,6 +73,7 @@ impl Dynamic {
                 .values(elf::DT_NEEDED)
                 .map(text)
                 .collect::<Result<_, _>>()?,
+            debug: entries.value(elf::DT_DEBUG),
             symbols: read_symbols(mapped, &entries, &strings, &relocation_tables)?,
             relocation_tables,
         })

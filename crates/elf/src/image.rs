@@ -35,6 +35,10 @@ pub struct Image {
     pub soname: Option<String>,
     /// DT_NEEDED, in order.
     pub needed: Vec<String>,
+    /// Address of the dynamic linker's `struct r_debug` (DT_DEBUG), 0 before the dynamic linker
+    /// has stored it; `None` for an object that asks for no dynamic linker (PT_INTERP) or has
+    /// no such entry.
+    pub debug: Option<u64>,
     /// The dynamic symbol table; the position is the symbol's index, 0 is the null symbol.
     pub dynamic_symbols: Vec<Symbol>,
     /// DT_RELA and DT_JMPREL.
@@ -199,6 +203,7 @@ fn read_image(memory: &dyn ReadMemory, address: u64) -> Result<Image, ImageError
         Some(header) => Dynamic::read(&mapped, relocate(header, bias), header.p_memsz.get(LE))?,
         None => Dynamic::default(),
     };
+    let interpreter = of_type(&headers, elf::PT_INTERP).next();
     let entry = header.e_entry.get(LE);
     Ok(Image {
         header_address: address,
@@ -208,6 +213,7 @@ fn read_image(memory: &dyn ReadMemory, address: u64) -> Result<Image, ImageError
         build_id: read_build_id(&mapped, &headers)?,
         soname: dynamic.soname,
         needed: dynamic.needed,
+        debug: interpreter.and(dynamic.debug),
         dynamic_symbols: dynamic.symbols,
         relocation_tables: dynamic.relocation_tables,
         eh_frame_hdr: find_eh_frame_hdr(&mapped, &headers)?,

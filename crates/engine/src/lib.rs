@@ -21,6 +21,7 @@ mod engine;
 mod error;
 mod frames;
 mod live;
+mod loader;
 mod loading;
 mod log;
 mod matching;

@@ -215,13 +215,7 @@ impl Live<'_> {
         }
         match self.process.tracer.stop(tid, STOP_PATIENCE)? {
             StopOutcome::Gone => Ok(None),
-            StopOutcome::Unresponsive => Ok(Some(self.note(
-                tid,
-                stat,
-                Seen::default(),
-                Verdict::Running,
-                None,
-            ))),
+            StopOutcome::Unresponsive => Ok(Some(self.note_unseen(tid, stat))),
             StopOutcome::Stopped(mut thread) => {
                 let registers = *thread.registers();
                 let (verdict, trace) = examine(self.process, rules, unwinder, tid, &registers);
@@ -279,6 +273,20 @@ impl Live<'_> {
                 blocked.left_alone += 1;
                 blocked.left_alone < 1 << blocked.stops.min(16)
             }
+        }
+    }
+
+    /// Notes a thread that did not stop in time. What was last seen of it tells people more
+    /// than that.
+    fn note_unseen(&mut self, tid: i32, stat: &ThreadStat) -> Blocker {
+        match self.visited.blocked.get_mut(&tid) {
+            Some(blocked) => {
+                blocked.detail.state = stat.state;
+                blocked.seen = Seen::default();
+                blocked.stops += 1;
+                blocked.detail.blocker.clone()
+            }
+            None => self.note(tid, stat, Seen::default(), Verdict::Running, None),
         }
     }
 

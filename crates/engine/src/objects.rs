@@ -20,6 +20,7 @@ use nix::errno::Errno;
 
 use crate::attached::Attached;
 use crate::error::Error;
+use crate::loader;
 use crate::space::Span;
 
 /// Bytes of an entry in the search table of .eh_frame_hdr (LSB Core, "DWARF Extensions").
@@ -221,15 +222,21 @@ impl Objects {
     /// Finds the objects by their mappings, which come along. What cannot be read as an object
     /// is left out: it is then unknown code to the unwinder and has no symbols.
     pub(crate) fn read(process: &Attached) -> Result<(Self, Vec<Mapping>), Error> {
-        let deadline = Instant::now() + EXEC_PATIENCE;
+        let deadline = Instant::now() + START_PATIENCE;
         loop {
             let maps = process.maps()?;
             let list = Self::list(process, &maps);
-            if list.iter().any(|object| object.is_main) {
-                return Ok((Self { list }, maps));
+            let waited = Instant::now() > deadline;
+            if let Some(main) = list.iter().find(|object| object.is_main) {
+                let at_work = loader::is_at_work(&process.memory, &main.image);
+                // It may have been at work until a moment ago.
+                let complete = || Ok::<_, Error>(starts(&process.maps()?).eq(starts(&maps)));
+                if waited || (!at_work && complete()?) {
+                    return Ok((Self { list }, maps));
+                }
             }
             process.memory.check_alive()?;
-            if Instant::now() > deadline {
+            if waited {
                 return Err(Error::other(
                     "look at the target's objects",
                     Errno::ENOEXEC,
@@ -354,6 +361,11 @@ impl Objects {
     }
 }
 
+fn starts(maps: &[Mapping]) -> impl Iterator<Item = u64> {
+    let starting = maps.iter().filter(|mapping| may_start_object(mapping));
+    starting.map(|mapping| mapping.start)
+}
+
 fn may_start_object(mapping: &Mapping) -> bool {
     (mapping.inode != 0 && mapping.offset == 0 && !mapping.path.starts_with("/memfd:engraft"))
         || mapping.path == "[vdso]"
@@ -371,9 +383,10 @@ fn locate_file(pid: i32, mapping: &Mapping) -> String {
 
 const AT_PHDR: u64 = 3;
 
-/// How long a process may be without an executable in memory: in execve(2), the new address space
-/// is there before anything is mapped into it.
-const EXEC_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process may be without an executable in memory or with some of its libraries only:
+/// in execve(2), the new address space is there before anything is mapped into it, and then the
+/// dynamic linker maps one library after the other.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One entry of the auxiliary vector (getauxval(3)).
 pub(crate) fn read_auxv(pid: i32, wanted: u64) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -119,9 +120,11 @@ fn a_child_forked_in_mid_transition_is_completed_by_itself() {
     assert_eq!(status.patches[0].state, PatchState::InTransition);
 
     let mut other = Engine::open(child.pid).expect("open the child");
-    let status = other.retry().expect("retry").expect("a transition");
-    let functions: Vec<_> = status.blockers.iter().map(|b| b.function.clone()).collect();
-    assert_eq!(functions, [Some("hold".to_owned())]);
+    wait_for("it is seen inside hold()", || {
+        let status = other.retry().expect("retry").expect("a transition");
+        let functions: Vec<_> = status.blockers.iter().map(|b| &b.function).collect();
+        functions == [&Some("hold".to_owned())]
+    });
     assert_eq!(child.ask("free"), "1");
     settle(&mut other);
     assert_eq!(child.ask("step"), "2");
@@ -291,6 +294,38 @@ fn exec_in_mid_transition() {
     let mut engine = Engine::open(program.pid()).expect("open");
     load(&mut engine, "two", &two, &[]).expect("load");
     settle(&mut engine);
+    assert_eq!(program.ask("step"), "2");
+    drop(engine);
+    program.finish();
+}
+
+/// The dynamic linker maps the libraries one after the other, and is held up at the first.
+#[test]
+fn a_program_that_is_still_starting() {
+    let family = Family::build();
+    let two = family.patch("two", 2, &ALL, false);
+    let fifo = family.workshop.path("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+    assert!(made.success());
+    let mut command = Command::new(&family.path);
+    command.env("LD_PRELOAD", &fifo).stderr(Stdio::null());
+    let mut program = Program::spawn(command);
+    let pid = program.pid();
+    wait_for("it waits for the other end of the pipe", || {
+        let stack = std::fs::read_to_string(format!("/proc/{pid}/syscall"));
+        stack.is_ok_and(|call| call.starts_with("257 "))
+    });
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("maps");
+    assert!(!maps.contains("libc.so"), "{maps}");
+    let opener = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        std::fs::write(fifo, "no library").expect("pipe");
+    });
+    let mut engine = Engine::open(pid).expect("open");
+    load(&mut engine, "two", &two, &[]).expect("load");
+    settle(&mut engine);
+    opener.join().expect("opener");
+    assert_eq!(program.line(), "ready");
     assert_eq!(program.ask("step"), "2");
     drop(engine);
     program.finish();

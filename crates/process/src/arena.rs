@@ -14,7 +14,7 @@ use crate::filters;
 use crate::identity::list_threads;
 use crate::inside::has_left;
 use crate::memory::Memory;
-use crate::restart::resume_point;
+use crate::restart::{NO_CALL, registers_outside, resume_point};
 use crate::sys::{self, Run, SyscallStop};
 use crate::thread::Stopped;
 use crate::tracer::Tracer;
@@ -49,9 +49,6 @@ impl ArenaPlan {
     /// Bytes of code needed to create it.
     pub const CODE_ROOM: usize = 400;
 }
-
-/// Value of orig_rax outside system calls.
-const NO_CALL: u64 = u64::MAX;
 
 /// `lea name(%rip), %rdi` without its operand: how the code begins.
 const FIRST_INSTRUCTION: [u8; 3] = [0x48, 0x8d, 0x3d];
@@ -147,12 +144,7 @@ pub fn create_arena(
     let results = run_calls(&mut thread, &slack.range())?;
     // What the rest of the code would do. Not step by step: a thread whose tool is killed
     // in between would be killed by its next step.
-    let resume = resume_point(&outside);
-    let registers = thread.registers_mut();
-    *registers = outside;
-    registers.rip = resume.rip;
-    registers.rax = resume.rax;
-    registers.orig_rax = NO_CALL;
+    *thread.registers_mut() = registers_outside(&outside);
     if !thread.write_registers()? {
         return Err(thread.fail("map memory", Kind::Gone));
     }

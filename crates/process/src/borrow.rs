@@ -1,16 +1,15 @@
 //! Running code in the target on a borrowed thread.
 //!
 //! The protocol and its reasons are described in `engraft_abi`'s mailbox: the thread runs
-//! the runtime's service loop, restores itself when it is told to return, and does so too
-//! when the tool dies at any moment.
+//! the runtime's service loop, is put back where it was when that is done, and goes back by
+//! itself when the tool dies at any moment.
 
 use std::mem::offset_of;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use engraft_abi::{
-    CallFrame, CommandKind, Mailbox, RESULT_SLOTS, ResultSlot, SavedRegisters, TRAP_MAGIC,
-    UpcallKind,
+    CallFrame, Mailbox, RESULT_SLOTS, ResultSlot, SavedRegisters, TRAP_MAGIC, UpcallKind,
 };
 
 use crate::error::{Error, Kind};
@@ -19,14 +18,14 @@ use crate::filters;
 use crate::identity::read_thread_stat;
 use crate::inside::{has_left, is_elsewhere};
 use crate::memory::Memory;
-use crate::restart::resume_point;
+use crate::restart::{NO_CALL, registers_outside};
 use crate::sys::{self, Run, SyscallStop};
 use crate::thread::Stopped;
 use crate::tracer::{StopOutcome, Tracer};
 
 pub use engraft_abi::Command;
 
-/// How long a thread that is being given back may take to leave the runtime.
+/// How long a thread that a killed tool has left in the runtime may take to stop.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a thread that runs a callback is left alone between looks.
@@ -43,7 +42,7 @@ pub struct RuntimePlaces {
     pub mailbox: u64,
     /// Highest address of the service stack, 16-byte aligned.
     pub stack_top: u64,
-    /// `engraft_leave` up to `engraft_leave_end`.
+    /// From the trap at `engraft_leave` up to `engraft_leave_end`.
     pub leave: Range<u64>,
 }
 
@@ -172,7 +171,10 @@ pub struct Upcall {
     pub argument: u64,
 }
 
-/// A thread that executes commands. Dropping it gives the thread back.
+/// Lets a thread run to its next event.
+type RunThread<'t> = fn(&mut Stopped<'t>, Run) -> Result<Event, Error>;
+
+/// A thread that executes commands, and stands at a trap while none runs. Dropping it gives the thread back.
 #[derive(Debug)]
 pub struct Borrowed<'t> {
     thread: Option<Stopped<'t>>,
@@ -206,7 +208,7 @@ impl<'t> Borrowed<'t> {
         let registers = thread.registers_mut();
         registers.rip = places.enter;
         registers.rsp = places.stack_top;
-        registers.orig_rax = u64::MAX;
+        registers.orig_rax = NO_CALL;
         registers.rax = 0;
         let mut borrowed = Self {
             thread: Some(thread),
@@ -282,49 +284,72 @@ impl<'t> Borrowed<'t> {
         self.memory.write(at, &value)
     }
 
-    /// Gives the thread back: it restores itself and goes on with what it did before.
+    /// Gives the thread back, at the place and with the registers that it had.
     ///
     /// # Errors
     ///
-    /// Memory errors and those of detaching.
+    /// [`Kind::Gone`] when the thread or its process ends, memory errors and those of
+    /// detaching.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.give_back()
+        self.lead_back()
     }
 
-    fn give_back(&mut self) -> Result<(), Error> {
-        let Some(thread) = self.thread.take() else {
+    /// Ends the service loop and restores the thread while it is still held: once this tool
+    /// lets go, the thread is nowhere but in its own code.
+    fn lead_back(&mut self) -> Result<(), Error> {
+        if self.thread.is_none() {
+            return Ok(());
+        }
+        // No command ends every level; klp_enable_patch returns what was set for that.
+        self.memory
+            .write(self.places.command(), &Command::default())?;
+        while self.upcall()?.kind != UpcallKind::None {
+            self.run_to_trap_by(Stopped::run_through_group_stop)?;
+        }
+        self.memory.write(self.places.entered(), &0u64)?;
+        let Some(thread) = &mut self.thread else {
             return Ok(());
         };
-        let command = Command {
-            kind: CommandKind::Return as u32,
-            ..Command::default()
-        };
-        // Without this write the runtime finds no command and leaves just the same.
-        let written = self.memory.write(self.places.command(), &command);
-        thread.release()?;
-        written
+        // The kernel sets the result of the call that the thread is in; nothing after that.
+        if thread.run_through_group_stop(Run::ToSyscall)? == Event::Ended {
+            return Err(self.lost());
+        }
+        *thread.registers_mut() = registers_outside(&self.outside);
+        thread.write_registers()?;
+        self.memory.write(self.places.owner(), &0u64)?;
+        self.memory.write(self.places.last_owner(), &0u64)?;
+        self.thread.take().map_or(Ok(()), Stopped::release)
     }
 
     fn run_to_trap(&mut self) -> Result<(), Error> {
+        self.run_to_trap_by(Stopped::run_to_event)
+    }
+
+    fn run_to_trap_by(&mut self, run: RunThread<'t>) -> Result<(), Error> {
+        let Some(mut thread) = self.thread.take() else {
+            return Err(self.lost());
+        };
+        // Only a thread at a trap is kept; any other is let go by a failure.
         loop {
-            let Some(thread) = &mut self.thread else {
-                return Err(Error::new(self.memory.pid(), "run code", Kind::Gone));
-            };
-            match thread.run_to_event(Run::ToSyscall)? {
+            match run(&mut thread, Run::ToSyscall)? {
                 Event::SyscallStop => {
                     let stop = sys::syscall_stop(thread.tid())
                         .map_err(|errno| thread.error("look at a system call", errno))?;
                     if is_trap(&stop) {
-                        return thread.reload_registers();
+                        thread.reload_registers()?;
+                        self.thread = Some(thread);
+                        return Ok(());
                     }
                 }
-                Event::Ended => {
-                    self.thread = None;
-                    return Err(Error::new(self.memory.pid(), "run code", Kind::Gone));
-                }
+                Event::Ended => return Err(self.lost()),
                 Event::Signal(_) | Event::GroupStop | Event::Interrupted => {}
             }
         }
+    }
+
+    fn lost(&mut self) -> Error {
+        self.thread = None;
+        Error::new(self.memory.pid(), "run code", Kind::Gone)
     }
 
     fn strayed(&self, text: String) -> Error {
@@ -334,8 +359,8 @@ impl<'t> Borrowed<'t> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        // The runtime ends the session by itself when no command is there.
-        let _ = self.give_back();
+        // Where that fails, the runtime ends the session by itself when no command is there.
+        let _ = self.lead_back();
     }
 }
 
@@ -345,9 +370,9 @@ fn is_trap(stop: &SyscallStop) -> bool {
 }
 
 fn registers_to_restore(outside: &crate::thread::Registers) -> SavedRegisters {
-    let resume = resume_point(outside);
+    let outside = registers_outside(outside);
     SavedRegisters {
-        rax: resume.rax,
+        rax: outside.rax,
         rbx: outside.rbx,
         rcx: outside.rcx,
         rdx: outside.rdx,
@@ -363,7 +388,7 @@ fn registers_to_restore(outside: &crate::thread::Registers) -> SavedRegisters {
         r13: outside.r13,
         r14: outside.r14,
         r15: outside.r15,
-        rip: resume.rip,
+        rip: outside.rip,
         rflags: outside.eflags,
     }
 }

@@ -10,6 +10,9 @@ const ERESTART_RESTARTBLOCK: i64 = -516;
 /// Length of the `syscall` instruction.
 const SYSCALL_LENGTH: u64 = 2;
 
+/// What `orig_rax` holds when a thread is in no call: the kernel restarts none then.
+pub(crate) const NO_CALL: u64 = u64::MAX;
+
 /// Calls that return a bare EINTR when a tracer stops them (measured; signal(7) and ptrace(2)
 /// BUGS name most of them). Elsewhere the kernel uses one of its restart codes.
 const BARE_EINTR: [i64; 17] = [
@@ -91,6 +94,17 @@ pub fn resume_point(registers: &Registers) -> Resume {
             rip: registers.rip,
             rax: registers.rax,
         },
+    }
+}
+
+/// Registers with which a stopped thread goes on after code that was run on it.
+pub(crate) fn registers_outside(stopped: &Registers) -> Registers {
+    let resume = resume_point(stopped);
+    Registers {
+        rip: resume.rip,
+        rax: resume.rax,
+        orig_rax: NO_CALL,
+        ..*stopped
     }
 }
 

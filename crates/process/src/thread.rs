@@ -170,8 +170,19 @@ impl<'t> Stopped<'t> {
     }
 
     /// Lets the thread run under observation and waits for its next stop, whose signal, if
-    /// any, is kept for the next run.
+    /// any, is kept for the next run. Job control holds it for as long as it likes.
     pub(crate) fn run_to_event(&mut self, how: Run) -> Result<Event, Error> {
+        let mut event = self.run_through_group_stop(how)?;
+        while event == Event::GroupStop {
+            sys::listen(self.tid).map_err(|errno| self.error("listen", errno))?;
+            event = self.wait_for_event()?;
+        }
+        Ok(event)
+    }
+
+    /// The same for a thread whose stop by job control has to wait: the next run leads it
+    /// through, and it stops when it is let go.
+    pub(crate) fn run_through_group_stop(&mut self, how: Run) -> Result<Event, Error> {
         if !self.write_registers()? {
             self.released = true;
             self.tracer.expect_end_of(self.tid);
@@ -182,26 +193,20 @@ impl<'t> Stopped<'t> {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(self.error("resume", errno)),
         }
-        loop {
-            match wait_for_event(self.tid).map_err(|errno| self.error("wait", errno))? {
-                Event::GroupStop => {
-                    sys::listen(self.tid).map_err(|errno| self.error("listen", errno))?;
-                }
-                event => {
-                    match event {
-                        Event::Ended => {
-                            self.released = true;
-                            self.tracer.detached(self.tid);
-                        }
-                        Event::Signal(signal) => {
-                            self.signal = Some(signal);
-                        }
-                        _ => {}
-                    }
-                    return Ok(event);
-                }
+        self.wait_for_event()
+    }
+
+    fn wait_for_event(&mut self) -> Result<Event, Error> {
+        let event = wait_for_event(self.tid).map_err(|errno| self.error("wait", errno))?;
+        match event {
+            Event::Ended => {
+                self.released = true;
+                self.tracer.detached(self.tid);
             }
+            Event::Signal(signal) => self.signal = Some(signal),
+            _ => {}
         }
+        Ok(event)
     }
 
     pub(crate) fn error(&self, context: &str, errno: Errno) -> Error {

@@ -13,8 +13,9 @@ pub static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.o")
 /// top of the service stack and `SYM_FRAME` filled in.
 pub const SYM_ENTER: &str = "engraft_enter";
 
-/// First byte of the code that gives a frame back: a thread whose instruction pointer lies
-/// between this and [`SYM_LEAVE_END`] still needs the frame, though `owner` may be 0 already.
+/// First byte of the code that gives a frame back, beginning with a trap: a thread whose
+/// instruction pointer lies between this and [`SYM_LEAVE_END`] still needs the frame, though
+/// `entered` or `owner` may be 0 already.
 pub const SYM_LEAVE: &str = "engraft_leave";
 
 /// One past the last byte of the code that gives a frame back.

@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use engraft_abi::{CallFrame, RuntimeConfig, SavedRegisters, XSAVE_CAPACITY};
+use engraft_abi::{CallFrame, RuntimeConfig, SavedRegisters, TRAP_MAGIC, XSAVE_CAPACITY};
 
 use crate::config::engraft_config;
 use crate::serve::engraft_serve;
@@ -51,9 +51,11 @@ macro_rules! register {
 // and SSE control words are set to what the System V ABI promises at process start: the
 // thread may have been stopped with other ones.
 //
-// On the way out, stores of immediates leave the flags alone, and the last jump goes through
-// memory because no register is free any more. From the first clearing store to the jump the
-// frame is still needed: engraft_leave and engraft_leave_end tell the tool where that is.
+// On the way out, the trap (read(-1, TRAP_MAGIC, 0), see engraft_abi) is where a tool that is
+// still there takes over and sets all general registers at once. After it, stores of immediates
+// leave the flags alone, and the last jump goes through memory because no register is free any
+// more. From the trap to the jump the frame is still needed: engraft_leave and
+// engraft_leave_end tell the tool where that is.
 global_asm!(
     ".pushsection .text.engraft_enter, \"ax\", @progbits",
     ".globl engraft_enter",
@@ -94,6 +96,12 @@ global_asm!(
     "mov edx, dword ptr [rcx + {mask} + 4]",
     "lea rdi, [rip + {frame} + {xsave}]",
     "xrstor64 [rdi]",
+    "engraft_leave:",
+    "xor eax, eax",
+    "mov rdi, -1",
+    "movabs rsi, {trap}",
+    "xor edx, edx",
+    "syscall",
     "mov rax, qword ptr [rip + {frame} + {rax}]",
     "mov rbx, qword ptr [rip + {frame} + {rbx}]",
     "mov rcx, qword ptr [rip + {frame} + {rcx}]",
@@ -114,7 +122,6 @@ global_asm!(
     "popfq",
     ".cfi_adjust_cfa_offset -8",
     "mov rsp, qword ptr [rip + {frame} + {rsp}]",
-    "engraft_leave:",
     "mov qword ptr [rip + {frame} + {entered}], 0",
     "mov qword ptr [rip + {frame} + {owner}], 0",
     "jmp qword ptr [rip + {frame} + {rip}]",
@@ -129,6 +136,7 @@ global_asm!(
     entered = const offset_of!(CallFrame, entered),
     owner = const offset_of!(CallFrame, owner),
     last_owner = const offset_of!(CallFrame, last_owner),
+    trap = const TRAP_MAGIC,
     mask = const offset_of!(RuntimeConfig, xsave_mask),
     rax = const register!(rax),
     rbx = const register!(rbx),

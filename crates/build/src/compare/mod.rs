@@ -32,6 +32,15 @@ pub enum Reason {
     ExceptionTable,
     /// It refers to a constant of that name, which differs.
     Constant(String),
+    /// The source of a function of that name was edited, which is or was inlined into it; its own
+    /// was not.
+    Inlined(String),
+    /// The source of a function of that name was edited, which it calls: it is compiled to fit a
+    /// clone of that one, or what is known of it.
+    Callee(String),
+    /// No function is known to have been edited that it is compiled from: a macro, a type or a
+    /// flag of the compiler was, or a function of whose inlining the compiler tells nothing.
+    Surroundings,
     /// It is new, and changed code refers to it.
     Added,
 }

@@ -93,6 +93,10 @@ pub struct Built {
     pub objects: Vec<BuiltObject>,
     /// The target as the linker wrote it.
     pub target: PathBuf,
+    /// The tree in which it was compiled.
+    pub compiled: PathBuf,
+    /// The tree with its source.
+    pub source: PathBuf,
 }
 
 /// An object file.
@@ -233,16 +237,29 @@ impl<'a> Builder<'a> {
             side,
             self.progress,
         )?;
-        target::collect(&records, self.scratch, &self.request.target, &log)
+        let found = target::collect(&records, self.scratch, &self.request.target, &log)?;
+        Ok(Built {
+            objects: found.objects,
+            target: found.file,
+            compiled: self.scratch.tree().to_path_buf(),
+            source: match side {
+                Side::Before => self.source(),
+                Side::After => self.scratch.patched().to_path_buf(),
+            },
+        })
+    }
+
+    fn source(&self) -> PathBuf {
+        let source = &self.request.source;
+        source.canonicalize().unwrap_or_else(|_| source.clone())
     }
 
     fn session(&self, records: PathBuf) -> Session {
-        let source = &self.request.source;
         Session {
             tools: self.tools.clone(),
             root: self.scratch.root().to_path_buf(),
             tree: self.scratch.tree().to_path_buf(),
-            source: source.canonicalize().unwrap_or_else(|_| source.clone()),
+            source: self.source(),
             target_stem: target_stem(&self.request.target),
             records,
             store: self.work.join("objects"),

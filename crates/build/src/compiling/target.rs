@@ -8,8 +8,14 @@ use object::{Object as _, ObjectSection as _};
 
 use super::rustc::stable_name;
 use super::session::{Link, Part, Parts, Record};
-use super::{BuildError, Built, BuiltObject};
+use super::{BuildError, BuiltObject};
 use crate::tree::{Scratch, normalize};
+
+/// A target, and the objects that it was linked from.
+pub(super) struct Found {
+    pub(super) objects: Vec<BuiltObject>,
+    pub(super) file: PathBuf,
+}
 
 /// Finds what the target was linked from.
 pub(super) fn collect(
@@ -17,7 +23,7 @@ pub(super) fn collect(
     scratch: &Scratch,
     target: &Path,
     log: &Path,
-) -> Result<Built, BuildError> {
+) -> Result<Found, BuildError> {
     let compilations = Compilations::of(records);
     if compilations.count == 0 {
         return Err(BuildError::NothingCompiled {
@@ -48,10 +54,7 @@ pub(super) fn collect(
                 .map(|source| relative(scratch, &source)),
         })
         .collect();
-    Ok(Built {
-        objects,
-        target: file,
-    })
+    Ok(Found { objects, file })
 }
 
 /// The target's file, and what is known of the last link that wrote it.

@@ -1,5 +1,6 @@
 //! Debugging information of objects (DWARF 2 to 5), relocated.
 
+mod functions;
 mod lines;
 mod types;
 
@@ -12,6 +13,7 @@ use object::elf::{self, FileHeader64, Rela64};
 use object::read::elf::{FileHeader as _, SectionHeader as _, SymbolTable};
 
 use crate::error::BuildError;
+pub(crate) use functions::Functions;
 pub(crate) use lines::Lines;
 pub(crate) use types::{Attributes, Kind, Member, Node, Place, ReadUnit, Types, read_units};
 

@@ -327,12 +327,12 @@ pub(crate) struct Attributes<'d> {
     pub(crate) declaration: bool,
     external: bool,
     float: bool,
-    file: u64,
+    pub(crate) file: u64,
+    pub(crate) line: Option<u64>,
     discriminator: Option<u64>,
     pub(crate) address: Option<u64>,
-    /// Has a start address or address ranges.
-    pub(crate) low_pc: Option<AttributeValue<Slice<'d>>>,
-    pub(crate) ranges: Option<AttributeValue<Slice<'d>>>,
+    low_pc: Option<AttributeValue<Slice<'d>>>,
+    ranges: Option<AttributeValue<Slice<'d>>>,
 }
 
 impl<'d> Attributes<'d> {
@@ -358,6 +358,7 @@ impl<'d> Attributes<'d> {
             external: false,
             float: false,
             file: 0,
+            line: None,
             discriminator: None,
             address: None,
             low_pc: None,
@@ -402,6 +403,7 @@ impl<'d> Attributes<'d> {
                 self.float = matches!(number(), Some(3 | 4 | 9 | 15));
             }
             dw::DW_AT_decl_file => self.file = number().unwrap_or_default(),
+            dw::DW_AT_decl_line => self.line = number(),
             dw::DW_AT_discr_value => self.discriminator = number(),
             dw::DW_AT_location => self.address = read_address(attribute, unit, dwarf),
             dw::DW_AT_low_pc => self.low_pc = Some(attribute.value()),
@@ -416,6 +418,24 @@ impl<'d> Attributes<'d> {
             Reference::Offset(offset) => Some(offset),
             _ => None,
         }
+    }
+
+    /// Where the code of a function begins, if it has any.
+    pub(crate) fn begin(
+        &self,
+        dwarf: &gimli::Dwarf<Slice<'d>>,
+        unit: &ReadUnit<'d>,
+    ) -> Result<Option<u64>, BuildError> {
+        if let Some(value) = self.low_pc {
+            return Ok(dwarf.attr_address(&unit.unit, value)?);
+        }
+        let Some(value) = self.ranges else {
+            return Ok(None);
+        };
+        let Some(mut ranges) = dwarf.attr_ranges(&unit.unit, value)? else {
+            return Ok(None);
+        };
+        Ok(ranges.next()?.map(|range| range.begin))
     }
 
     /// Offset of the entry that says the rest.

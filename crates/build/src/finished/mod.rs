@@ -103,7 +103,13 @@ fn find(tree: &Path, target: &Path, store: &Path) -> Result<Built, BuildError> {
     Ok(Built {
         objects,
         target: file,
+        compiled: absolute(tree)?,
+        source: absolute(tree)?,
     })
+}
+
+fn absolute(tree: &Path) -> Result<PathBuf, BuildError> {
+    tree.canonicalize().map_err(BuildError::io("find", tree))
 }
 
 /// All files below a tree, in the order of their names.

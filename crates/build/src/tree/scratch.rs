@@ -64,6 +64,11 @@ impl Scratch {
         })
     }
 
+    /// The patched source.
+    pub(crate) fn patched(&self) -> &Path {
+        &self.patched
+    }
+
     /// Where builds happen.
     pub(crate) fn tree(&self) -> &Path {
         &self.tree

@@ -344,7 +344,8 @@ impl Trees {
             let attributes = Attributes::read(&mut entries, specifications, unit, &version.dwarf)?;
             if tag == dw::DW_TAG_subprogram {
                 parents.push((depth, offset));
-                let section = find_section(version, unit, &attributes)?;
+                let begin = attributes.begin(&version.dwarf, unit)?;
+                let section = begin.map(|address| place_of(address).0);
                 self.functions.entry(offset).or_default().section = section;
             }
             let Some((_, function)) = parents.last() else {
@@ -379,25 +380,4 @@ impl Trees {
         }
         found
     }
-}
-
-/// The section that a function's code begins in.
-fn find_section<'d>(
-    version: &Version<'d>,
-    unit: &ReadUnit<'d>,
-    attributes: &Attributes<'d>,
-) -> Result<Option<usize>, BuildError> {
-    let unit = &unit.unit;
-    if let Some(value) = attributes.low_pc {
-        let address = version.dwarf.attr_address(unit, value)?;
-        return Ok(address.map(|address| place_of(address).0));
-    }
-    let Some(value) = attributes.ranges else {
-        return Ok(None);
-    };
-    let Some(mut ranges) = version.dwarf.attr_ranges(unit, value)? else {
-        return Ok(None);
-    };
-    let first = ranges.next()?;
-    Ok(first.map(|range| place_of(range.begin).0))
 }

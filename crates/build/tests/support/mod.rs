@@ -377,6 +377,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
     let output = place("fixture.lp");
     let report = build_module(ModuleRequest {
         objects,
+        sources: None,
         library: fixture.library().map(|_| LIBRARY.to_owned()),
         hook_flags: &[],
         hooks: &fixture.hooks(),

@@ -7,5 +7,6 @@ mod make;
 mod objects;
 mod patches;
 mod project;
+mod reasons;
 mod refusals;
 mod systems;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use engraft_build::{ModuleRequest, ObjectPair, TreeRequest, build_both, build_module};
+use engraft_build::{ModuleRequest, ObjectPair, Sources, TreeRequest, build_both, build_module};
 
 use super::server;
 use crate::build::{self, Bar};
@@ -75,6 +75,7 @@ impl Fix {
             build_both(&request, &bar).map_err(|error| Failure::new(error.to_string()))?;
         let report = build_module(ModuleRequest {
             objects: ObjectPair::of_builds(&before, &after),
+            sources: Some(Sources::of_builds(&before, &after)),
             library: None,
             hooks: &[],
             hook_flags: &[],

@@ -106,16 +106,21 @@ impl Program {
         Self::start_with(Command::new(path))
     }
 
-    pub fn start_with(mut command: Command) -> Self {
+    pub fn start_with(command: Command) -> Self {
+        let program = Self::spawn(command);
+        assert_eq!(program.line(), "ready");
+        program
+    }
+
+    /// Starts it and does not wait until it is ready.
+    pub fn spawn(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("program starts");
         let output = child.stdout.take().expect("piped");
-        let program = Self::with_output(child, output);
-        assert_eq!(program.line(), "ready");
-        program
+        Self::with_output(child, output)
     }
 
     fn with_output(mut child: Child, output: impl Read + Send + 'static) -> Self {

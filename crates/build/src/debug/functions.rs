@@ -1,0 +1,166 @@
+//! Functions: where their source is, where their code is, what is inlined into them.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use gimli::Dwarf;
+use gimli::constants as dw;
+
+use super::types::{Attributes, ReadUnit, read_units};
+use super::{DebugInfo, Slice, place_of};
+use crate::error::BuildError;
+use crate::tree::normalize;
+
+/// All functions of an object, by the offsets of their entries.
+#[derive(Debug, Default)]
+pub(crate) struct Functions(BTreeMap<usize, Function>);
+
+/// What is known of a function.
+#[derive(Debug, Default)]
+pub(crate) struct Function {
+    /// Its name as the linker knows it, if it was compiled by itself.
+    pub(crate) name: Option<String>,
+    /// File and line, from 1, of its declaration.
+    pub(crate) declared: Option<(PathBuf, u64)>,
+    /// The section that its code begins in.
+    section: Option<usize>,
+    /// The entry that says the rest.
+    origin: Option<usize>,
+    /// Entries of the functions that are inlined into it, at any depth.
+    inlined: BTreeSet<usize>,
+}
+
+impl Functions {
+    /// Reads the functions of an object.
+    ///
+    /// # Errors
+    ///
+    /// When the debugging information is damaged.
+    pub(crate) fn read(info: &DebugInfo) -> Result<Self, BuildError> {
+        let dwarf = info.dwarf();
+        let mut functions = Self::default();
+        for unit in &read_units(&dwarf)? {
+            functions.read_unit(&dwarf, unit)?;
+        }
+        functions.complete();
+        Ok(functions)
+    }
+
+    fn read_unit<'d>(
+        &mut self,
+        dwarf: &Dwarf<Slice<'d>>,
+        unit: &ReadUnit<'d>,
+    ) -> Result<(), BuildError> {
+        let mut entries = unit.unit.entries_raw(None)?;
+        let mut parents: Vec<(isize, usize)> = Vec::new();
+        while !entries.is_empty() {
+            let offset = unit.start + entries.next_offset().0;
+            let depth = entries.next_depth();
+            let Some(abbreviation) = entries.read_abbreviation()? else {
+                continue;
+            };
+            while parents.last().is_some_and(|last| last.0 >= depth) {
+                parents.pop();
+            }
+            let tag = abbreviation.tag();
+            let specifications = abbreviation.attributes();
+            if tag != dw::DW_TAG_subprogram && tag != dw::DW_TAG_inlined_subroutine {
+                entries.skip_attributes(specifications)?;
+                continue;
+            }
+            let attributes = Attributes::read(&mut entries, specifications, unit, dwarf)?;
+            let origin = attributes.origin_offset();
+            if tag == dw::DW_TAG_subprogram {
+                parents.push((depth, offset));
+                let function = Function {
+                    name: read_name(dwarf, unit, &attributes)?,
+                    declared: read_declaration(dwarf, unit, &attributes),
+                    section: attributes
+                        .begin(dwarf, unit)?
+                        .map(|address| place_of(address).0),
+                    origin,
+                    inlined: BTreeSet::new(),
+                };
+                self.0.insert(offset, function);
+            } else if let (Some(origin), Some((_, parent))) = (origin, parents.last())
+                && let Some(function) = self.0.get_mut(parent)
+            {
+                function.inlined.insert(origin);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives functions what is said by the entries that they come from.
+    fn complete(&mut self) {
+        let offsets: Vec<usize> = self.0.keys().copied().collect();
+        for offset in offsets {
+            let (mut name, mut declared) = (None, None);
+            let mut seen = HashSet::new();
+            let mut next = Some(offset);
+            while let Some(at) = next.filter(|at| seen.insert(*at))
+                && let Some(function) = self.0.get(&at)
+            {
+                name = name.or_else(|| function.name.clone());
+                declared = declared.or_else(|| function.declared.clone());
+                next = function.origin;
+            }
+            if let Some(function) = self.0.get_mut(&offset) {
+                (function.name, function.declared) = (name, declared);
+            }
+        }
+    }
+
+    /// The function whose code a section begins with.
+    pub(crate) fn in_section(&self, section: usize) -> Option<&Function> {
+        self.0
+            .values()
+            .find(|function| function.section == Some(section))
+    }
+
+    /// Functions of that name, several of which may be one.
+    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Function> {
+        let functions = self.0.values();
+        functions.filter(move |function| function.name.as_deref() == Some(name))
+    }
+
+    /// Names of the functions that are inlined into one.
+    pub(crate) fn inlined_into<'a>(
+        &'a self,
+        function: &'a Function,
+    ) -> impl Iterator<Item = &'a str> {
+        let inlined = function.inlined.iter();
+        inlined.filter_map(|offset| self.0.get(offset)?.name.as_deref())
+    }
+}
+
+fn read_name<'d>(
+    dwarf: &Dwarf<Slice<'d>>,
+    unit: &ReadUnit<'d>,
+    attributes: &Attributes<'d>,
+) -> Result<Option<String>, BuildError> {
+    let name = attributes.linkage_name.or(attributes.name);
+    let text = name
+        .map(|name| dwarf.attr_string(&unit.unit, name))
+        .transpose()?;
+    Ok(text.map(|text| text.to_string_lossy().into_owned()))
+}
+
+fn read_declaration<'d>(
+    dwarf: &Dwarf<Slice<'d>>,
+    unit: &ReadUnit<'d>,
+    attributes: &Attributes<'d>,
+) -> Option<(PathBuf, u64)> {
+    let header = unit.unit.line_program.as_ref()?.header();
+    let file = header.file(attributes.file)?;
+    let text = |value| {
+        let text = dwarf.attr_string(&unit.unit, value).ok()?;
+        Some(text.to_string_lossy().into_owned())
+    };
+    let directory = unit.unit.comp_dir.map_or_else(String::new, |directory| {
+        directory.to_string_lossy().into_owned()
+    });
+    let below = file.directory(header).and_then(text).unwrap_or_default();
+    let path = Path::new(&below).join(text(file.path_name())?);
+    Some((normalize(Path::new(&directory), &path), attributes.line?))
+}
