@@ -13,7 +13,7 @@ use crate::wait::{Ending, Passage};
 struct Change<'a> {
     patch: &'a str,
     result: &'static str,
-    /// 0 when every thread was switched at once.
+    /// Threads there were at the last pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     threads: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,7 +106,7 @@ fn describe(patch: &str, result: &str, passage: &Passage) -> String {
     }
     let time = render::duration(passage.elapsed);
     match passage.threads {
-        0 => format!("'{patch}' is {result} ({time})"),
+        1 => format!("'{patch}' is {result} (1 thread, {time})"),
         threads => format!("'{patch}' is {result} ({threads} threads, {time})"),
     }
 }

@@ -166,6 +166,7 @@ fn loading_and_what_status_list_and_log_say() {
     let scene = Scene::set();
     let loaded = scene.ask_one(0, &["load", &scene.module("beside"), "level=3"]);
     expect_fields(&loaded, "patch pid result seconds threads");
+    assert_eq!(loaded["threads"], 2);
     assert_eq!(
         (&loaded["patch"], &loaded["result"]),
         (&"beside".into(), &"enabled".into())

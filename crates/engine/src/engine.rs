@@ -186,6 +186,13 @@ impl Engine {
         })
     }
 
+    /// Threads that there were at the last pass, 0 before the first one.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        let prepared = self.prepared.as_ref();
+        prepared.map_or(0, |prepared| prepared.records.threads_seen)
+    }
+
     /// Sleeps. A thread that could not be stopped because it slept uninterruptibly stops when
     /// it wakes up, and goes on only when this or another operation lets it: use this between
     /// operations, not a sleep of your own.
