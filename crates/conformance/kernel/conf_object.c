@@ -1,0 +1,19 @@
+// One of the objects that are patched: built as conf_a and as conf_b.
+#include <linux/module.h>
+#include "conf_core.h"
+#include "conf_functions.h"
+
+static int __init object_init(void)
+{
+	REGISTER_FUNCTIONS();
+	return 0;
+}
+
+static void __exit object_exit(void)
+{
+}
+
+module_init(object_init);
+module_exit(object_exit);
+MODULE_DESCRIPTION("target of engraft's conformance tests");
+MODULE_LICENSE("GPL");

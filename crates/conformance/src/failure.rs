@@ -1,0 +1,31 @@
+//! Why a comparison could not be made.
+
+use std::fmt::Display;
+
+/// One message with the thing and the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Failure(String);
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self(message)
+    }
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// Says what was being done when an error arose.
+pub(crate) trait Context<T> {
+    fn context(self, doing: impl Display) -> Result<T, Failure>;
+}
+
+impl<T, E: Display> Context<T> for Result<T, E> {
+    fn context(self, doing: impl Display) -> Result<T, Failure> {
+        self.map_err(|error| Failure(format!("{doing}: {error}")))
+    }
+}

@@ -1,0 +1,170 @@
+//! Compares the kernel's livepatch with engraft's, scenario by scenario.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use engraft_conformance::kernel::{Kernel, KernelSide};
+use engraft_conformance::named::Named;
+use engraft_conformance::process::ProcessSide;
+use engraft_conformance::scenario::Step;
+use engraft_conformance::{Difference, Failure, compare, named, random, run, shrink};
+
+/// The same livepatches on a real kernel and on a process
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Version of the kernel, whose headers are installed
+    #[arg(long)]
+    version: String,
+    /// Its bootable image
+    #[arg(long)]
+    image: PathBuf,
+    /// The static program that runs in the guest
+    #[arg(long)]
+    guest: PathBuf,
+    /// Number of random scenarios
+    #[arg(long, default_value_t = 100)]
+    count: u64,
+    /// Seed of the first random scenario; the time by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only named scenarios whose group or name contains this
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match try_main(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How a group of scenarios went.
+#[derive(Debug, Default)]
+struct Group {
+    equal: u32,
+    different: u32,
+    skipped: u32,
+}
+
+struct Sides {
+    kernel: KernelSide,
+    process: ProcessSide,
+}
+
+impl Sides {
+    fn compare(&mut self, steps: &[Step]) -> Result<Option<Difference>, Failure> {
+        let process = run(&mut self.process, steps)?;
+        let kernel = run(&mut self.kernel, steps)?;
+        Ok(compare(&kernel, &process))
+    }
+}
+
+fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
+    let work = tempfile::tempdir().map_err(|error| Failure::from(error.to_string()))?;
+    let started = Instant::now();
+    let kernel = Kernel {
+        version: arguments.version.clone(),
+        image: arguments.image.clone(),
+        guest: arguments.guest.clone(),
+    };
+    let mut sides = Sides {
+        kernel: KernelSide::start(&kernel, work.path())?,
+        process: ProcessSide::start(work.path())?,
+    };
+    println!(
+        "Linux {} (ready after {:.1} s)",
+        kernel.version,
+        started.elapsed().as_secs_f64()
+    );
+    let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+    let mut reasons = Vec::new();
+    let wanted = |named: &Named| {
+        arguments.only.as_ref().is_none_or(|only| {
+            named.group.contains(only.as_str()) || named.name.contains(only.as_str())
+        })
+    };
+    for scenario in named::all().into_iter().filter(wanted) {
+        let group = groups.entry(scenario.group).or_default();
+        match scenario.steps {
+            Err(reason) => {
+                group.skipped += 1;
+                reasons.push(format!("{}: {}: {reason}", scenario.group, scenario.name));
+            }
+            Ok(steps) => match sides.compare(&steps)? {
+                None => group.equal += 1,
+                Some(difference) => {
+                    group.different += 1;
+                    println!("\n{}: {}: {difference}", scenario.group, scenario.name);
+                    print_steps(&steps);
+                }
+            },
+        }
+    }
+    if arguments.only.is_none() {
+        let group = groups.entry("random").or_default();
+        compare_random(&mut sides, arguments, group)?;
+    }
+    print_table(&groups, &reasons);
+    println!("{:.1} s", started.elapsed().as_secs_f64());
+    Ok(groups.values().all(|group| group.different == 0))
+}
+
+fn compare_random(
+    sides: &mut Sides,
+    arguments: &Arguments,
+    group: &mut Group,
+) -> Result<(), Failure> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let first = arguments.seed.unwrap_or(now.as_secs());
+    println!("{} random scenarios, seeds from {first}", arguments.count);
+    for seed in first..first + arguments.count {
+        let steps = random::generate(seed);
+        if sides.compare(&steps)?.is_none() {
+            group.equal += 1;
+            continue;
+        }
+        group.different += 1;
+        let smallest = shrink::shrink(steps, &mut |steps| Ok(sides.compare(steps)?.is_some()))?;
+        match sides.compare(&smallest)? {
+            Some(difference) => println!("\nseed {seed}: {difference}"),
+            None => println!("\nseed {seed}: not always the same"),
+        }
+        print_steps(&smallest);
+    }
+    Ok(())
+}
+
+fn print_steps(steps: &[Step]) {
+    for (number, step) in (1..).zip(steps) {
+        println!("  {number:2} {step}");
+    }
+}
+
+fn print_table(groups: &BTreeMap<&str, Group>, reasons: &[String]) {
+    println!(
+        "\n{:<18}{:>10}{:>7}{:>11}{:>9}",
+        "group", "scenarios", "equal", "different", "skipped"
+    );
+    for (name, group) in groups {
+        let total = group.equal + group.different + group.skipped;
+        let Group {
+            equal,
+            different,
+            skipped,
+        } = group;
+        println!("{name:<18}{total:>10}{equal:>7}{different:>11}{skipped:>9}");
+    }
+    for reason in reasons {
+        println!("skipped: {reason}");
+    }
+}

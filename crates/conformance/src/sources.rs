@@ -1,0 +1,40 @@
+//! The sources of both targets and of the livepatches, which are the same for both.
+
+/// A module: its name and its source.
+pub(crate) type Module = (&'static str, &'static str);
+
+/// Headers that the sources include.
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    ("conf_core.h", include_str!("../kernel/conf_core.h")),
+    (
+        "conf_functions.h",
+        include_str!("../kernel/conf_functions.h"),
+    ),
+];
+
+const OBJECT: &str = include_str!("../kernel/conf_object.c");
+
+/// Parts of the kernel's target.
+pub(crate) const KERNEL_TARGET: &[Module] = &[
+    ("conf_core", include_str!("../kernel/conf_core.c")),
+    ("conf_a", OBJECT),
+    ("conf_b", OBJECT),
+];
+
+/// The process' target: its program, and a library of it.
+pub(crate) const PROGRAM: &str = include_str!("../process/program.c");
+pub(crate) const LIBRARY: &str = include_str!("../process/library.c");
+
+const PATCH: &str = include_str!("../patches/conf_patch.c");
+
+/// Livepatches, and modules that only use their interface.
+pub(crate) const PATCHES: &[Module] = &[
+    ("conf_p0", PATCH),
+    ("conf_p1", PATCH),
+    ("conf_p2", PATCH),
+    ("conf_p3", PATCH),
+    ("conf_shadow", include_str!("../patches/conf_shadow.c")),
+    ("conf_state1", include_str!("../patches/conf_state1.c")),
+    ("conf_state2", include_str!("../patches/conf_state2.c")),
+    ("conf_state3", include_str!("../patches/conf_state2.c")),
+];
