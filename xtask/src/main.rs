@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod corpus;
 mod csmith;
 mod debian;
@@ -41,7 +42,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything CI checks: packages, format, clippy, tidy, tests, simulator, memcached, corpus, demo
+    /// Everything CI checks: packages, format, clippy, tidy, tests, simulator, conformance, memcached,
+    /// corpus, demo
     Test,
     /// The repository's own rules: sizes, headers, dependency directions, links
     Tidy,
@@ -66,6 +68,18 @@ enum Task {
         /// programs
         filter: Option<String>,
         /// Only the few that CI runs
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The same livepatches on Debian's kernels, in QEMU, and on a process
+    Conformance {
+        /// How many random scenarios with each kernel
+        #[arg(long, default_value_t = conformance::DEFAULT_COUNT)]
+        count: u64,
+        /// Seed of the first random scenario, as a run printed it
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Only what CI runs
         #[arg(long)]
         quick: bool,
     },
@@ -129,6 +143,24 @@ fn run(task: &Task) -> Result<(), Failure> {
                     let (count, seed) = csmith::extent(*quick);
                     steps.run("csmith", &|log| csmith::run(&workspace, count, seed, log))?;
                 }
+            }
+            steps.finish()
+        }
+        Task::Conformance { count, seed, quick } => {
+            let mut steps = Steps::new(&workspace);
+            let install = if *quick {
+                packages::install
+            } else {
+                packages::install_for_conformance
+            };
+            if steps.run("packages", &install)? {
+                let extent = match quick {
+                    true => conformance::Extent::quick(),
+                    false => conformance::Extent::whole(*count, *seed),
+                };
+                steps.run("conformance", &|log| {
+                    conformance::run(&workspace, &extent, log)
+                })?;
             }
             steps.finish()
         }

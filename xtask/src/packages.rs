@@ -26,6 +26,7 @@ const NEEDED: &[&str] = &[
     "libssl-dev",
     "libunwind-14-dev",
     "libtool-bin",
+    "linux-headers-amd64",
     "lld",
     "make",
     "meson",
@@ -34,6 +35,7 @@ const NEEDED: &[&str] = &[
     "ninja-build",
     "patch",
     "pkg-config",
+    "qemu-system-x86",
     "xz-utils",
 ];
 
@@ -50,6 +52,9 @@ const NEEDED_BY_CORPUS: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// The newer kernel's headers, which bring a kernel with them and take long to install.
+const NEEDED_BY_CONFORMANCE: &[&str] = &["linux-headers-6.12-amd64"];
+
 /// Installs what is missing, and says what that was.
 pub(crate) fn install(log: &Log) -> Result<String, Failure> {
     install_all(NEEDED, log)
@@ -58,6 +63,11 @@ pub(crate) fn install(log: &Log) -> Result<String, Failure> {
 /// The same with what the corpus needs.
 pub(crate) fn install_for_corpus(log: &Log) -> Result<String, Failure> {
     install_all(&[NEEDED, NEEDED_BY_CORPUS].concat(), log)
+}
+
+/// The same with what the newer kernel needs.
+pub(crate) fn install_for_conformance(log: &Log) -> Result<String, Failure> {
+    install_all(&[NEEDED, NEEDED_BY_CONFORMANCE].concat(), log)
 }
 
 fn install_all(needed: &[&str], log: &Log) -> Result<String, Failure> {

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::shell::{self, Log};
 use crate::steps::Steps;
 use crate::workspace::Workspace;
-use crate::{corpus, csmith, example, memcached, packages, simulate, tidy};
+use crate::{conformance, corpus, csmith, example, memcached, packages, simulate, tidy};
 
 /// Runs every step even after one has failed; only the later ones that need its result are
 /// left out, and then the run has failed anyway.
@@ -37,6 +37,9 @@ fn run_compiled(workspace: &Workspace, steps: &mut Steps<'_>) -> Result<(), Fail
     steps.run("tests", &|log| run_tests(workspace, log))?;
     steps.run("simulator", &|log| {
         simulate::run(workspace, simulate::DEFAULT_COUNT, None, log)
+    })?;
+    steps.run("conformance", &|log| {
+        conformance::run(workspace, &conformance::Extent::quick(), log)
     })?;
     let build = ["build", "--release", "--package", "engraft"];
     if steps.run("release", &|log| cargo(workspace, &build, log))? {

@@ -15,6 +15,7 @@
 static char objects[OBJECTS];
 static int values[2][OBJECTS];
 static const void *seen[SEEN];
+static int destructed;
 
 static int number(const void *pointer)
 {
@@ -43,6 +44,11 @@ static int ctor(void *obj, void *shadow, void *data)
 static void dtor(void *obj, void *shadow)
 {
 	pr_info("dtor: PTR%d of PTR%d\n", number(shadow), number(obj));
+}
+
+static void count(void *obj, void *shadow)
+{
+	destructed++;
 }
 
 static void get(void *obj, unsigned long id)
@@ -98,13 +104,16 @@ static int shadow_init(void)
 	klp_shadow_free_all(SECOND, NULL);
 	for (int i = 0; i < OBJECTS; i++)
 		get(&objects[i], SECOND);
+	/* Which memory is used again is the allocator's choice: no more numbers from here on. */
 	for (int i = 0; i < OBJECTS; i++)
-		alloc(&objects[i], SECOND, &values[1][i]);
+		pr_info("again: %d\n", !!klp_shadow_alloc(&objects[i], SECOND, 8, GFP_KERNEL, NULL, NULL));
 	klp_shadow_free(&objects[1], SECOND, NULL);
 	klp_shadow_free_all(FIRST, dtor);
-	get(&objects[2], SECOND);
-	klp_shadow_free(&objects[0], SECOND, dtor);
-	klp_shadow_free_all(SECOND, dtor);
+	for (int i = 0; i < OBJECTS; i++)
+		pr_info("there: %d\n", !!klp_shadow_get(&objects[i], SECOND));
+	klp_shadow_free(&objects[0], SECOND, count);
+	klp_shadow_free_all(SECOND, count);
+	pr_info("destructed: %d\n", destructed);
 	get(&objects[2], SECOND);
 	return 0;
 }

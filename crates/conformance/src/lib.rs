@@ -7,15 +7,13 @@
 #![forbid(unsafe_code)]
 
 mod compare;
-mod failure;
-pub mod guest;
 pub mod kernel;
 pub mod named;
 pub mod process;
 pub mod random;
-pub mod scenario;
 pub mod shrink;
+mod side;
 mod sources;
 
 pub use compare::{Difference, compare, run};
-pub use failure::Failure;
+pub use side::Side;

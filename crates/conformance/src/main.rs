@@ -1,4 +1,6 @@
-//! Compares the kernel's livepatch with engraft's, scenario by scenario.
+//! Compares the kernel's livepatch with engraft's, scenario by scenario. It must not know what a
+//! scenario should lead to.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,8 +11,8 @@ use clap::Parser;
 use engraft_conformance::kernel::{Kernel, KernelSide};
 use engraft_conformance::named::Named;
 use engraft_conformance::process::ProcessSide;
-use engraft_conformance::scenario::Step;
-use engraft_conformance::{Difference, Failure, compare, named, random, run, shrink};
+use engraft_conformance::{Difference, compare, named, random, run, shrink};
+use engraft_guest::{Failure, Outcome, Step};
 
 /// The same livepatches on a real kernel and on a process
 #[derive(Debug, Parser)]
@@ -35,6 +37,9 @@ struct Arguments {
     only: Option<String>,
 }
 
+/// After so many random scenarios a line tells how far it has come.
+const PROGRESS: u64 = 100;
+
 fn main() -> ExitCode {
     match try_main(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -52,6 +57,25 @@ struct Group {
     equal: u32,
     different: u32,
     skipped: u32,
+    /// Of their steps: how many there were, were refused, left a transition held up.
+    steps: usize,
+    refused: usize,
+    held_up: usize,
+}
+
+impl Group {
+    fn total(&self) -> u32 {
+        self.equal + self.different + self.skipped
+    }
+
+    fn count(&mut self, outcomes: &[Outcome]) {
+        self.steps += outcomes.len();
+        self.refused += outcomes.iter().filter(|outcome| outcome.errno != 0).count();
+        let held_up = outcomes
+            .iter()
+            .filter(|outcome| !outcome.blockers.is_empty());
+        self.held_up += held_up.count();
+    }
 }
 
 struct Sides {
@@ -61,14 +85,24 @@ struct Sides {
 
 impl Sides {
     fn compare(&mut self, steps: &[Step]) -> Result<Option<Difference>, Failure> {
+        self.compare_in(steps, &mut Group::default())
+    }
+
+    /// The same, counting the steps.
+    fn compare_in(
+        &mut self,
+        steps: &[Step],
+        group: &mut Group,
+    ) -> Result<Option<Difference>, Failure> {
         let process = run(&mut self.process, steps)?;
         let kernel = run(&mut self.kernel, steps)?;
+        group.count(&kernel);
         Ok(compare(&kernel, &process))
     }
 }
 
 fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
-    let work = tempfile::tempdir().map_err(|error| Failure::from(error.to_string()))?;
+    let work = tempfile::tempdir().map_err(|error| Failure::new(error.to_string()))?;
     let started = Instant::now();
     let kernel = Kernel {
         version: arguments.version.clone(),
@@ -98,7 +132,7 @@ fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
                 group.skipped += 1;
                 reasons.push(format!("{}: {}: {reason}", scenario.group, scenario.name));
             }
-            Ok(steps) => match sides.compare(&steps)? {
+            Ok(steps) => match sides.compare_in(&steps, group)? {
                 None => group.equal += 1,
                 Some(difference) => {
                     group.different += 1;
@@ -113,7 +147,7 @@ fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
         compare_random(&mut sides, arguments, group)?;
     }
     print_table(&groups, &reasons);
-    println!("{:.1} s", started.elapsed().as_secs_f64());
+    print_sum(&groups, &kernel.version);
     Ok(groups.values().all(|group| group.different == 0))
 }
 
@@ -127,9 +161,16 @@ fn compare_random(
         .unwrap_or_default();
     let first = arguments.seed.unwrap_or(now.as_secs());
     println!("{} random scenarios, seeds from {first}", arguments.count);
-    for seed in first..first + arguments.count {
+    for (number, seed) in (0..arguments.count).map(|number| (number, first + number)) {
+        if number > 0 && number.is_multiple_of(PROGRESS) {
+            let different = group.different;
+            eprintln!(
+                "{number} of {} random scenarios, {different} different",
+                arguments.count
+            );
+        }
         let steps = random::generate(seed);
-        if sides.compare(&steps)?.is_none() {
+        if sides.compare_in(&steps, group)?.is_none() {
             group.equal += 1;
             continue;
         }
@@ -151,20 +192,41 @@ fn print_steps(steps: &[Step]) {
 }
 
 fn print_table(groups: &BTreeMap<&str, Group>, reasons: &[String]) {
-    println!(
-        "\n{:<18}{:>10}{:>7}{:>11}{:>9}",
-        "group", "scenarios", "equal", "different", "skipped"
-    );
+    let heads = [
+        "scenarios",
+        "equal",
+        "different",
+        "skipped",
+        "steps",
+        "refused",
+        "held up",
+    ];
+    print!("\n{:<18}", "group");
+    heads.iter().for_each(|head| print!("{head:>11}"));
+    println!();
     for (name, group) in groups {
-        let total = group.equal + group.different + group.skipped;
-        let Group {
-            equal,
-            different,
-            skipped,
-        } = group;
-        println!("{name:<18}{total:>10}{equal:>7}{different:>11}{skipped:>9}");
+        print!("{name:<18}");
+        for count in [group.total(), group.equal, group.different, group.skipped] {
+            print!("{count:>11}");
+        }
+        for count in [group.steps, group.refused, group.held_up] {
+            print!("{count:>11}");
+        }
+        println!();
     }
     for reason in reasons {
         println!("skipped: {reason}");
     }
+}
+
+/// The last line: all groups together.
+fn print_sum(groups: &BTreeMap<&str, Group>, version: &str) {
+    let sum = |count: fn(&Group) -> u32| groups.values().map(count).sum::<u32>();
+    println!(
+        "Linux {version}: {} scenarios, {} equal, {} different, {} skipped",
+        sum(Group::total),
+        sum(|group| group.equal),
+        sum(|group| group.different),
+        sum(|group| group.skipped),
+    );
 }

@@ -2,7 +2,7 @@
 //! (its inventory is in the project's specification); parameters of `conf_patch.c` make the
 //! patches what its modules are there.
 
-use crate::scenario::Step;
+use engraft_guest::Step;
 
 /// A scenario with its group and name.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! Random scenarios.
 
-use crate::scenario::Step;
+use engraft_guest::Step;
 
 /// Numbers that look random, the same for the same seed (xorshift, Marsaglia 2003).
 #[derive(Debug)]
@@ -36,29 +36,77 @@ const CALLBACK_BITS: usize = 4;
 #[must_use]
 pub fn generate(seed: u64) -> Vec<Step> {
     // Neighbouring seeds are to have nothing in common, and zero would stay zero.
-    let mut random = Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let count = 4 + random.below(14);
-    (0..count).map(|_| generate_step(&mut random)).collect()
+    let mut generator = Generator {
+        random: Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        loaded: Vec::new(),
+        parked: Vec::new(),
+    };
+    let count = 5 + generator.random.below(16);
+    (0..count).map(|_| generator.step()).collect()
 }
 
-fn generate_step(random: &mut Random) -> Step {
-    match random.below(20) {
-        0..=5 => generate_load(random),
-        6..=8 => Step::Disable(random.pick(&PATCHES).to_owned()),
-        9 => Step::Enable(random.pick(&PATCHES).to_owned()),
-        10 | 11 => Step::Unload(random.pick(&PATCHES).to_owned()),
-        12 if random.one_in(3) => Step::Force(random.pick(&PATCHES).to_owned()),
-        12..=14 => {
-            let (thread, function) = (random.below(THREADS), random.pick(&FUNCTIONS));
-            Step::Target(format!("park {thread} {function}"))
+struct Generator {
+    random: Random,
+    /// Modules that a step has loaded, if nothing was in the way.
+    loaded: Vec<&'static str>,
+    /// Threads that are inside a function.
+    parked: Vec<usize>,
+}
+
+impl Generator {
+    fn step(&mut self) -> Step {
+        match self.random.below(20) {
+            0..=5 => self.load(),
+            6..=8 => Step::Disable(self.patch()),
+            9 => Step::Enable(self.patch()),
+            10 | 11 => {
+                let module = self.patch();
+                self.loaded.retain(|loaded| *loaded != module);
+                Step::Unload(module)
+            }
+            12 if self.random.one_in(3) => Step::Force(self.patch()),
+            12..=15 => {
+                let thread = self.random.below(THREADS);
+                self.parked.push(thread);
+                Step::Target(format!("park {thread} {}", self.random.pick(&FUNCTIONS)))
+            }
+            16..=18 => Step::Target(format!("free {}", self.thread())),
+            _ => Step::Target(format!("call {}", self.random.pick(&FUNCTIONS))),
         }
-        15..=17 => Step::Target(format!("free {}", random.below(THREADS))),
-        _ => Step::Target(format!("call {}", random.pick(&FUNCTIONS))),
+    }
+
+    /// One that is probably loaded, the newest most of the time.
+    fn patch(&mut self) -> String {
+        let newest = self.loaded.last().copied();
+        match newest {
+            Some(newest) if !self.random.one_in(3) => newest.to_owned(),
+            Some(_) if !self.random.one_in(3) => self.random.pick(&self.loaded).to_owned(),
+            _ => self.random.pick(&PATCHES).to_owned(),
+        }
+    }
+
+    /// One that is probably parked.
+    fn thread(&mut self) -> usize {
+        match self.parked.pop() {
+            Some(thread) if !self.random.one_in(5) => thread,
+            _ => self.random.below(THREADS),
+        }
+    }
+
+    fn load(&mut self) -> Step {
+        let fresh = PATCHES.iter().find(|name| !self.loaded.contains(name));
+        let module = match fresh {
+            Some(fresh) if !self.random.one_in(4) => fresh,
+            _ => self.random.pick(&PATCHES),
+        };
+        self.loaded.retain(|loaded| *loaded != module);
+        self.loaded.push(module);
+        let parameters = generate_parameters(&mut self.random);
+        Step::load(module, &parameters)
     }
 }
 
-fn generate_load(random: &mut Random) -> Step {
-    let module = random.pick(&PATCHES);
+fn generate_parameters(random: &mut Random) -> String {
     let mut parameters = format!("version={}", 2 + random.below(90));
     let mut add = |name: &str, value: usize| {
         if value > 0 {
@@ -77,7 +125,7 @@ fn generate_load(random: &mut Random) -> Step {
         add("fails_for", random.below(OBJECT_BITS));
         parameters += &format!(" pre_patch_ret={}", random.pick(&[-1, -12, -16, -19]));
     }
-    Step::load(module, &parameters)
+    parameters
 }
 
 #[cfg(test)]
@@ -88,6 +136,6 @@ mod tests {
     fn a_seed_is_a_scenario() {
         assert_eq!(generate(7), generate(7));
         assert_ne!(generate(7), generate(8));
-        assert!((0..1000).all(|seed| (4..18).contains(&generate(seed).len())));
+        assert!((0..1000).all(|seed| (5..21).contains(&generate(seed).len())));
     }
 }

@@ -1,7 +1,6 @@
 //! Smaller scenarios that still show a difference.
 
-use crate::Failure;
-use crate::scenario::Step;
+use engraft_guest::{Failure, Step};
 
 /// Leaves out steps and parameters for as long as `differs` holds; the result is minimal in the
 /// sense that nothing single can be left out.

@@ -43,6 +43,11 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "engraft-module",
         ],
     ),
+    ("engraft-guest", &[]),
+    (
+        "engraft-conformance",
+        &["engraft-engine", "engraft-guest", "engraft-module"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use gimli::Dwarf;
 use gimli::constants as dw;
 
-use super::types::{Attributes, ReadUnit, read_units};
-use super::{DebugInfo, Slice, place_of};
+use super::{Attributes, DebugInfo, ReadUnit, Slice, place_of, read_units};
 use crate::error::BuildError;
 use crate::tree::normalize;
 

@@ -1,8 +1,10 @@
 //! Debugging information of objects (DWARF 2 to 5), relocated.
 
+mod attributes;
 mod functions;
 mod lines;
 mod types;
+mod units;
 
 use std::collections::HashMap;
 
@@ -13,9 +15,11 @@ use object::elf::{self, FileHeader64, Rela64};
 use object::read::elf::{FileHeader as _, SectionHeader as _, SymbolTable};
 
 use crate::error::BuildError;
+pub(crate) use attributes::Attributes;
 pub(crate) use functions::Functions;
 pub(crate) use lines::Lines;
-pub(crate) use types::{Attributes, Kind, Member, Node, Place, ReadUnit, Types, read_units};
+pub(crate) use types::{Kind, Member, Node, Place, Types};
+pub(crate) use units::{ReadUnit, read_units};
 
 /// Bytes of a section, as gimli reads them.
 pub(crate) type Slice<'d> = EndianSlice<'d, LittleEndian>;

@@ -5,9 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Failure;
-use crate::failure::Context;
 use crate::sources::{HEADERS, KERNEL_TARGET, PATCHES};
+use engraft_guest::{Context, Failure};
 
 /// Builds the target and the livepatches for a kernel whose headers are installed; returns the
 /// files.

@@ -7,10 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::Failure;
-use crate::failure::Context;
-use crate::guest::{Request, Response};
-use crate::scenario::Outcome;
+use engraft_guest::{Context, Failure, Outcome, Request, Response};
 
 /// How long the guest may take for an answer. It runs without hardware support.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -6,9 +6,8 @@ mod machine;
 
 use std::path::{Path, PathBuf};
 
-use crate::Failure;
-use crate::guest::Request;
-use crate::scenario::{Outcome, Side, Step};
+use crate::side::Side;
+use engraft_guest::{Failure, Outcome, Request, Step};
 use machine::Machine;
 
 /// A kernel to compare with.

@@ -6,9 +6,8 @@ use std::process::Command;
 
 use engraft_module::{CompileRequest, compile};
 
-use crate::Failure;
-use crate::failure::Context;
 use crate::sources::{self, HEADERS, LIBRARY, PATCHES};
+use engraft_guest::{Context, Failure};
 
 /// The program is called what the kernel is called in the log.
 pub(super) const PROGRAM: &str = "vmlinux";

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use engraft_engine::{Engine, Error, LoadRequest, PatchState, read_log, read_status};
 
-use crate::Failure;
-use crate::failure::Context;
-use crate::scenario::{Outcome, Patch, Side, Step};
+use crate::side::Side;
+use engraft_guest::{Context, Failure, Outcome, Patch, Step};
+use nix::errno::Errno;
 use program::Program;
 
 /// How long a transition is waited for.
@@ -33,6 +33,9 @@ struct Target {
     engine: Engine,
     program: Program,
     parked: BTreeSet<String>,
+    /// Patches that are off. The kernel takes such a patch from its stack, and only its module
+    /// is left; here they are unloaded, so that no patch after them sees them either.
+    off: BTreeSet<String>,
     /// Lines of the log that have been seen.
     seen: usize,
 }
@@ -80,21 +83,33 @@ impl Target {
             engine: Engine::open(program.pid()).context("opening the process")?,
             program,
             parked: BTreeSet::new(),
+            off: BTreeSet::new(),
             seen: 0,
         })
     }
 
     fn take(&mut self, directory: &Path, step: &Step) -> Result<Outcome, Failure> {
         let mut answer = String::new();
+        let before = self.read_patches()?;
         let engine = &mut self.engine;
         let errno = match step {
+            Step::Load { module, .. } if self.off.contains(module) => Errno::EEXIST as i32,
             Step::Load { module, parameters } => {
                 errno_of(load(engine, directory, module, parameters)?)
             }
+            Step::Unload(module) if self.off.remove(module) => 0,
             Step::Unload(module) => errno_of(engine.unload(module)),
+            // What is not on the stack has no attributes.
+            Step::Enable(patch) | Step::Disable(patch) | Step::Force(patch)
+                if !before.contains_key(patch) =>
+            {
+                Errno::ENOENT as i32
+            }
             // Newer kernels allow any order.
             Step::Enable(patch) => errno_of(engine.enable(patch, true)),
             Step::Disable(patch) => errno_of(engine.disable(patch, true)),
+            // A process has one attribute for the only transition.
+            Step::Force(patch) if !before[patch].transition => Errno::EINVAL as i32,
             Step::Force(_) => errno_of(engine.force()),
             Step::Target(command) => {
                 let (errno, text) = self.program.ask(command)?;
@@ -104,6 +119,7 @@ impl Target {
             }
         };
         let blockers = self.settle()?;
+        self.take_off()?;
         Ok(Outcome {
             errno,
             answer,
@@ -111,6 +127,17 @@ impl Target {
             patches: self.read_patches()?,
             blockers,
         })
+    }
+
+    fn take_off(&mut self) -> Result<(), Failure> {
+        let status = read_status(self.program.pid()).context("reading the state")?;
+        for patch in status.patches {
+            if patch.state == PatchState::Registered && patch.refcnt == 0 {
+                self.engine.unload(&patch.name).context(&patch.name)?;
+                self.off.insert(patch.name);
+            }
+        }
+        Ok(())
     }
 
     fn note_command(&mut self, command: &str, errno: i32) {

@@ -4,8 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::Failure;
-use crate::failure::Context;
+use engraft_guest::{Context, Failure};
 
 /// A program that obeys commands. Dropping it ends it.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::fs;
 
 use nix::errno::Errno;
 
-use super::errno_of;
+use crate::errno_of;
 
 const CONTROL: &str = "/proc/conf";
 
@@ -14,13 +14,13 @@ const THREADS: usize = 3;
 
 /// Which of its threads are inside a function.
 #[derive(Debug, Default)]
-pub(super) struct Target {
+pub(crate) struct Target {
     parked: BTreeSet<String>,
 }
 
 impl Target {
     /// Gives a command and returns the answer.
-    pub(super) fn obey(&mut self, command: &str) -> Result<String, Errno> {
+    pub(crate) fn obey(&mut self, command: &str) -> Result<String, Errno> {
         fs::write(CONTROL, command).map_err(|error| errno_of(&error))?;
         let mut words = command.split(' ');
         match (words.next(), words.next()) {
@@ -37,11 +37,11 @@ impl Target {
     }
 
     /// Whether a scenario keeps the thread of that name inside a function.
-    pub(super) fn is_parked(&self, name: &str) -> bool {
+    pub(crate) fn is_parked(&self, name: &str) -> bool {
         self.parked.contains(name)
     }
 
-    pub(super) fn free_all(&mut self) {
+    pub(crate) fn free_all(&mut self) {
         for thread in 0..THREADS {
             // Most are free.
             let _ = self.obey(&format!("free {thread}"));

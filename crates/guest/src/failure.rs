@@ -7,24 +7,29 @@ use std::fmt::Display;
 #[error("{0}")]
 pub struct Failure(String);
 
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Self(message)
-    }
-}
-
 impl Failure {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// A failure of that message.
+    pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
 
 /// Says what was being done when an error arose.
-pub(crate) trait Context<T> {
+pub trait Context<T> {
+    /// Names it.
+    ///
+    /// # Errors
+    ///
+    /// The error, with that before it.
     fn context(self, doing: impl Display) -> Result<T, Failure>;
 }
 
 impl<T, E: Display> Context<T> for Result<T, E> {
+    /// Names it.
+    ///
+    /// # Errors
+    ///
+    /// The error, with that before it.
     fn context(self, doing: impl Display) -> Result<T, Failure> {
         self.map_err(|error| Failure(format!("{doing}: {error}")))
     }

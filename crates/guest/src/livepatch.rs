@@ -6,20 +6,19 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::errno_of;
-use crate::failure::Failure;
-use crate::scenario::Patch;
+use crate::errno_of;
+use engraft_guest::{Failure, Patch};
 
 const DIRECTORY: &str = "/sys/kernel/livepatch";
 
 /// Writes an attribute of a patch.
-pub(super) fn write(patch: &str, attribute: &str, value: &str) -> Result<(), Errno> {
+pub(crate) fn write(patch: &str, attribute: &str, value: &str) -> Result<(), Errno> {
     let path = Path::new(DIRECTORY).join(patch).join(attribute);
     fs::write(path, value).map_err(|error| errno_of(&error))
 }
 
 /// All patches of the stack.
-pub(super) fn read() -> Result<BTreeMap<String, Patch>, Failure> {
+pub(crate) fn read() -> Result<BTreeMap<String, Patch>, Failure> {
     let mut patches = BTreeMap::new();
     for (name, path) in directories(Path::new(DIRECTORY)) {
         let objects = directories(&path).into_iter();
@@ -53,22 +52,8 @@ fn flag(patch: &Path, attribute: &str) -> Option<bool> {
     Some(text.trim() == "1")
 }
 
-pub(super) fn in_transition() -> Result<bool, Failure> {
-    Ok(read()?.values().any(|patch| patch.transition))
-}
-
-/// Whether a patch is off and about to leave the stack.
-pub(super) fn is_leaving() -> Result<bool, Failure> {
-    Ok(read()?
-        .values()
-        .any(|patch| !patch.enabled && !patch.transition))
-}
-
 /// Names of the threads that have not been switched yet.
-pub(super) fn stragglers() -> Vec<String> {
-    let Ok(patches) = read() else {
-        return Vec::new();
-    };
+pub(crate) fn stragglers(patches: &BTreeMap<String, Patch>) -> Vec<String> {
     let Some(patch) = patches.values().find(|patch| patch.transition) else {
         return Vec::new();
     };

@@ -81,20 +81,3 @@ pub struct Patch {
     /// `patched` of each object.
     pub objects: BTreeMap<String, bool>,
 }
-
-/// One side: a target and a way to change it.
-pub trait Side {
-    /// Takes a step and waits until nothing moves any more.
-    ///
-    /// # Errors
-    ///
-    /// When the side itself fails; what the step leads to is no error but an outcome.
-    fn take(&mut self, step: &Step) -> Result<Outcome, crate::Failure>;
-
-    /// Brings the target back to where it was before the first step.
-    ///
-    /// # Errors
-    ///
-    /// As [`Side::take`].
-    fn reset(&mut self) -> Result<(), crate::Failure>;
-}

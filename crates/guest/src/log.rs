@@ -4,14 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
-use crate::failure::{Context, Failure};
+use engraft_guest::{Context, Failure};
 
 /// A place in the kernel's log.
-pub(super) struct Log(File);
+pub(crate) struct Log(File);
 
 impl Log {
     /// From now on.
-    pub(super) fn open() -> Result<Self, Failure> {
+    pub(crate) fn open() -> Result<Self, Failure> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
         let mut log = Self(options.open("/dev/kmsg").context("/dev/kmsg")?);
@@ -20,7 +20,7 @@ impl Log {
     }
 
     /// Lines about livepatch that have come since the last reading.
-    pub(super) fn read(&mut self) -> Result<Vec<String>, Failure> {
+    pub(crate) fn read(&mut self) -> Result<Vec<String>, Failure> {
         let mut lines = Vec::new();
         let mut record = [0; 8192];
         loop {

@@ -1,36 +1,24 @@
-//! The kernel's side inside the guest: takes steps that come over a serial line.
+//! The first and only program of the guest: takes steps that come over a serial line. It must not
+//! know what they should lead to.
+#![forbid(unsafe_code)]
 
 mod livepatch;
 mod log;
 mod modules;
 mod target;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use engraft_guest::{Context, Failure, Outcome, Patch, Request, Response, Step};
+use log::Log;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use serde::{Deserialize, Serialize};
-
-use crate::failure::{Context, Failure};
-use crate::scenario::{Outcome, Step};
-use log::Log;
 use target::Target;
-
-/// What the host asks for, one line each.
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Request {
-    /// To take a step.
-    Take(Step),
-    /// To undo all of them.
-    Reset,
-}
-
-/// What it is told: an outcome, or why the guest is of no more use.
-pub type Response = Result<Outcome, String>;
 
 /// The line over which requests come; the console is the one before it.
 const LINE: &str = "/dev/ttyS1";
@@ -42,17 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// that the kernel makes every second.
 const ROUNDS: Duration = Duration::from_millis(2_500);
 
-const PAUSE: Duration = Duration::from_millis(20);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// Serves until the host is gone.
-pub fn serve() -> Failure {
-    match try_serve() {
-        Ok(()) => Failure::new("the host has closed the line"),
-        Err(failure) => failure,
+fn main() {
+    match serve() {
+        Ok(()) => println!("guest: the host has closed the line"),
+        Err(failure) => println!("guest: {failure}"),
     }
 }
 
-fn try_serve() -> Result<(), Failure> {
+/// Serves until the host is gone.
+fn serve() -> Result<(), Failure> {
     prepare()?;
     let mut line = open_line()?;
     let mut guest = Guest {
@@ -122,38 +111,43 @@ impl Guest {
             Step::Force(patch) => livepatch::write(patch, "force", "1"),
             Step::Target(command) => self.target.obey(command).map(|text| answer = text),
         };
-        self.settle()?;
+        let (patches, blockers) = self.settle()?;
         Ok(Outcome {
             errno: done.err().map_or(0, |errno| errno as i32),
             answer,
             log: self.log.read()?,
-            patches: livepatch::read()?,
-            blockers: livepatch::stragglers(),
+            patches,
+            blockers,
         })
     }
 
-    fn settle(&self) -> Result<(), Failure> {
-        let end = Instant::now() + PATIENCE;
+    /// Waits until nothing moves any more; returns the stack and the threads that hold up its
+    /// transition.
+    fn settle(&self) -> Result<(BTreeMap<String, Patch>, Vec<String>), Failure> {
+        let start = Instant::now();
         let mut stalled_since = Instant::now();
+        let mut pause = FIRST_PAUSE;
         loop {
-            let stragglers = livepatch::stragglers();
-            let parked = stragglers.iter().all(|name| self.target.is_parked(name));
-            if !livepatch::is_leaving()? {
-                if !livepatch::in_transition()? {
-                    return Ok(());
-                }
+            let patches = livepatch::read()?;
+            let stragglers = livepatch::stragglers(&patches);
+            let in_transition = patches.values().any(|patch| patch.transition);
+            // One that is off leaves the stack by itself.
+            let leaving = |patch: &Patch| !patch.enabled && !patch.transition;
+            if !patches.values().any(leaving) {
+                let parked = stragglers.iter().all(|name| self.target.is_parked(name));
                 if !parked || stragglers.is_empty() {
                     stalled_since = Instant::now();
                 }
-                if stalled_since.elapsed() > ROUNDS {
-                    return Ok(());
+                if !in_transition || stalled_since.elapsed() > ROUNDS {
+                    return Ok((patches, stragglers));
                 }
             }
-            if Instant::now() > end {
+            if start.elapsed() > PATIENCE {
                 let message = format!("the kernel does not settle; left are {stragglers:?}");
                 return Err(Failure::new(message));
             }
-            sleep(PAUSE);
+            sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 
-use super::errno_of;
-use crate::failure::{Context, Failure};
+use crate::errno_of;
+use engraft_guest::{Context, Failure};
 
 /// How long a patch that has left the stack may still be in use.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads a module of the initial file system.
-pub(super) fn load(module: &str, parameters: &[String]) -> Result<(), Errno> {
+pub(crate) fn load(module: &str, parameters: &[String]) -> Result<(), Errno> {
     let file = File::open(format!("/modules/{module}.ko")).map_err(|error| errno_of(&error))?;
     let parameters = CString::new(parameters.join(" ")).map_err(|_| Errno::EINVAL)?;
     finit_module(&file, &parameters, ModuleInitFlags::empty())
 }
 
 /// Unloads a module, after a moment if the kernel is about to let go of it.
-pub(super) fn unload(module: &str) -> Result<(), Errno> {
+pub(crate) fn unload(module: &str) -> Result<(), Errno> {
     let end = Instant::now() + PATIENCE;
     let on_stack = Path::new("/sys/kernel/livepatch").join(module).exists();
     let count = format!("/sys/module/{module}/refcnt");
@@ -38,7 +38,7 @@ pub(super) fn unload(module: &str) -> Result<(), Errno> {
 }
 
 /// Modules that are loaded and are not part of the target.
-pub(super) fn patches() -> Result<Vec<String>, Failure> {
+pub(crate) fn patches() -> Result<Vec<String>, Failure> {
     let text = fs::read_to_string("/proc/modules").context("/proc/modules")?;
     let names = text.lines().filter_map(|line| line.split(' ').next());
     let target = ["conf_core", "conf_a", "conf_b"];
