@@ -174,7 +174,8 @@ pub struct Upcall {
 /// Lets a thread run to its next event.
 type RunThread<'t> = fn(&mut Stopped<'t>, Run) -> Result<Event, Error>;
 
-/// A thread that executes commands, and stands at a trap while none runs. Dropping it gives the thread back.
+/// A thread that executes commands, and stands at a trap while none runs. Dropping it gives the
+/// thread back.
 #[derive(Debug)]
 pub struct Borrowed<'t> {
     thread: Option<Stopped<'t>>,
@@ -307,7 +308,8 @@ impl<'t> Borrowed<'t> {
             self.run_to_trap_by(Stopped::run_through_group_stop)?;
         }
         self.memory.write(self.places.entered(), &0u64)?;
-        let Some(thread) = &mut self.thread else {
+        // From here on a failure leaves the rest to the thread itself.
+        let Some(mut thread) = self.thread.take() else {
             return Ok(());
         };
         // The kernel sets the result of the call that the thread is in; nothing after that.
@@ -318,7 +320,7 @@ impl<'t> Borrowed<'t> {
         thread.write_registers()?;
         self.memory.write(self.places.owner(), &0u64)?;
         self.memory.write(self.places.last_owner(), &0u64)?;
-        self.thread.take().map_or(Ok(()), Stopped::release)
+        thread.release()
     }
 
     fn run_to_trap(&mut self) -> Result<(), Error> {
