@@ -50,8 +50,10 @@ impl Extent {
 /// Compares; the result is a line for each kernel.
 pub(crate) fn run(workspace: &Workspace, extent: &Extent, log: &Log) -> Result<String, Failure> {
     let guest = build_guest(workspace, log)?;
-    let build = ["build", "--release", "--package", "engraft-conformance"];
-    shell::run(&mut workspace.cargo(&build), log)?;
+    for package in ["engraft", "engraft-conformance"] {
+        let build = ["build", "--release", "--package", package];
+        shell::run(&mut workspace.cargo(&build), log)?;
+    }
     let program = workspace
         .target_directory()
         .join("release/engraft-conformance");
@@ -66,6 +68,7 @@ pub(crate) fn run(workspace: &Workspace, extent: &Extent, log: &Log) -> Result<S
             .arg("--image")
             .arg(&image);
         command.arg("--guest").arg(&guest);
+        command.arg("--engraft").arg(workspace.engraft_binary());
         command.arg("--count").arg(extent.count.to_string());
         if let Some(seed) = extent.seed {
             command.arg("--seed").arg(seed.to_string());

@@ -53,7 +53,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// List the patches of a process
+    /// List the patches of a process or the kernel
     List {
         #[command(flatten)]
         target: Target,
@@ -63,12 +63,31 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Print the livepatch log of a process
+    /// Print the livepatch log of a process or the kernel
     Log(LogArguments),
     /// Write a symbol file with which a debugger sees patches and unwinds through them
     Symbols(SymbolsArguments),
     /// Patch a bundled server under load, step by step
     Demo,
+}
+
+impl Command {
+    /// Whether it is about the kernel and not about processes.
+    pub(crate) fn is_for_kernel(&self) -> bool {
+        match self {
+            Self::Build(_) | Self::Cc(_) | Self::Inspect { .. } | Self::Demo | Self::Symbols(_) => {
+                false
+            }
+            Self::Check(arguments) => arguments.target.kernel,
+            Self::Load(arguments) => arguments.target.kernel,
+            Self::Enable(arguments) | Self::Disable(arguments) => arguments.target.kernel,
+            Self::Log(arguments) => arguments.target.kernel,
+            Self::Unload { target, .. }
+            | Self::Force { target }
+            | Self::List { target }
+            | Self::Status { target } => target.kernel,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -27,7 +27,7 @@ struct Change<'a> {
 /// Reports a change that moves no threads.
 pub(crate) fn report_plain(
     output: &Output,
-    pid: i32,
+    pid: Option<i32>,
     patch: &str,
     result: &'static str,
 ) -> Verdict {
@@ -40,10 +40,11 @@ pub(crate) fn report_plain(
         failure: None,
     };
     if output.json {
-        output.object(&tag_process(Some(pid), &change));
+        output.object(&tag_process(pid, &change));
     } else {
         output.line(&format!(
-            "process {pid}: '{}' is {result}",
+            "{}: '{}' is {result}",
+            render::subject(pid),
             render::printable(patch)
         ));
     }
@@ -53,7 +54,7 @@ pub(crate) fn report_plain(
 /// Reports how a transition ended; `done` says what the patch is after a completed one.
 pub(crate) fn report(
     output: &Output,
-    pid: i32,
+    pid: Option<i32>,
     patch: &str,
     done: &'static str,
     passage: &Passage,
@@ -81,12 +82,13 @@ pub(crate) fn report(
             transition,
             failure,
         };
-        output.object(&tag_process(Some(pid), &change));
+        output.object(&tag_process(pid, &change));
     } else if let Some(failure) = failure {
-        output.failure(Some(pid), &failure);
+        output.failure(pid, &failure);
     } else {
         output.line(&format!(
-            "process {pid}: {}",
+            "{}: {}",
+            render::subject(pid),
             describe(patch, result, passage)
         ));
     }

@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &LogArguments, output: &Output) -> Result<Verdict, 
             if line.order >= *next {
                 *next = line.order + 1;
                 if arguments.debug || line.level < DEBUG {
-                    print(output, pid, named, &line);
+                    print(output, Some(pid), named, &line);
                 }
             }
         }
@@ -64,7 +64,7 @@ fn is_alive(pid: i32) -> bool {
         .exists()
 }
 
-fn print(output: &Output, pid: i32, named: bool, line: &LogLine) {
+pub(crate) fn print(output: &Output, pid: Option<i32>, named: bool, line: &LogLine) {
     if output.json {
         let seconds = Duration::from_nanos(line.time_ns).as_secs_f64();
         let json = JsonLine {
@@ -73,8 +73,8 @@ fn print(output: &Output, pid: i32, named: bool, line: &LogLine) {
             text: &line.text,
             order: line.order,
         };
-        output.object(&tag_process(Some(pid), &json));
-    } else if named {
+        output.object(&tag_process(pid, &json));
+    } else if let Some(pid) = pid.filter(|_| named) {
         output.line(&prefix_lines(&format!("{pid}: "), &describe(line)));
     } else {
         output.line(&describe(line));

@@ -13,6 +13,7 @@ mod compile;
 mod demo;
 mod failure;
 mod inspect;
+mod kernel;
 mod log;
 mod module_file;
 mod output;
@@ -51,6 +52,9 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::Build(arguments) => build::run(&arguments, output),
         Command::Cc(arguments) => compile::run(&arguments, output),
         Command::Inspect { file } => inspect::run(&file, output),
+        Command::Symbols(arguments) => symbols::run(&arguments, output),
+        Command::Demo => demo::run(output),
+        command if command.is_for_kernel() => run_for_kernel(command, output),
         Command::Check(arguments) => check::run(&arguments, output),
         Command::Load(arguments) => stack::load(&arguments, output),
         Command::Enable(arguments) => stack::enable(&arguments, output),
@@ -60,7 +64,20 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::List { target } => status::list(&target, output),
         Command::Status { target } => status::status(&target, output),
         Command::Log(arguments) => log::run(&arguments, output),
-        Command::Symbols(arguments) => symbols::run(&arguments, output),
-        Command::Demo => demo::run(output),
+    }
+}
+
+fn run_for_kernel(command: Command, output: &Output) -> Result<Verdict, Failure> {
+    match command {
+        Command::Check(arguments) => kernel::check(&arguments, output),
+        Command::Load(arguments) => kernel::load(&arguments, output),
+        Command::Enable(arguments) => kernel::enable(&arguments, output),
+        Command::Disable(arguments) => kernel::disable(&arguments, output),
+        Command::Unload { name, .. } => kernel::unload(&name, output),
+        Command::Force { .. } => kernel::force(output),
+        Command::List { .. } => kernel::list(output),
+        Command::Status { .. } => kernel::status(output),
+        Command::Log(arguments) => kernel::log(&arguments, output),
+        other => run(other, output),
     }
 }

@@ -24,6 +24,11 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// What a line is about: a process, or the kernel.
+pub(crate) fn subject(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "kernel".to_owned(), |pid| format!("process {pid}"))
+}
+
 /// One line about a thread that cannot be switched yet.
 pub(crate) fn blocker(blocker: &BlockerStatus) -> String {
     let mut line = format!(

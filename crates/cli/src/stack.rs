@@ -32,7 +32,12 @@ pub(crate) fn load(arguments: &LoadArguments, output: &Output) -> Result<Verdict
         let patch = find_patch(pid, &module.name)?;
         warn_of_absent_objects(output, pid, patch.as_ref());
         if !enable || patch.is_none() {
-            return Ok(change::report_plain(output, pid, &module.name, "loaded"));
+            return Ok(change::report_plain(
+                output,
+                Some(pid),
+                &module.name,
+                "loaded",
+            ));
         }
         let waiting = arguments.waiting.waiting();
         follow(
@@ -121,7 +126,7 @@ fn is_under_way(pid: i32, name: &str, direction: Direction) -> Result<bool, Fail
 pub(crate) fn unload(name: &str, target: &Target, output: &Output) -> Result<Verdict, Failure> {
     target::for_each(target, output, |pid| {
         Engine::open(pid)?.unload(name)?;
-        Ok(change::report_plain(output, pid, name, "unloaded"))
+        Ok(change::report_plain(output, Some(pid), name, "unloaded"))
     })
 }
 
@@ -159,5 +164,5 @@ fn follow(
     let mut progress = Progress::new(&format!("{pid} '{name}'"), output.json || !waiting.wait);
     let passage = wait::follow(engine, waiting, started, &mut progress)?;
     drop(progress);
-    Ok(change::report(output, pid, name, done, &passage))
+    Ok(change::report(output, Some(pid), name, done, &passage))
 }

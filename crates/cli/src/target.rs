@@ -1,4 +1,4 @@
-//! Which processes a command is about.
+//! What a command is about.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use crate::failure::{Failure, Verdict};
 use crate::output::Output;
 
-/// `--pid N` or `--exe PATH`.
+/// `--pid N`, `--exe PATH` or `--kernel`.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Target {
@@ -17,11 +17,18 @@ pub(crate) struct Target {
     /// Every process that runs this program
     #[arg(long, value_name = "PATH")]
     exe: Option<PathBuf>,
+    /// The running kernel's own livepatch
+    #[arg(long)]
+    pub(crate) kernel: bool,
 }
 
 impl Target {
     /// The processes meant, at least one.
     pub(crate) fn processes(&self) -> Result<Vec<i32>, Failure> {
+        if self.kernel {
+            return Err(Failure::new("this command is for processes only")
+                .with_help("name one with --pid, or a program with --exe"));
+        }
         if let Some(pid) = self.pid {
             return Ok(vec![pid]);
         }

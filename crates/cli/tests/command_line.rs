@@ -39,9 +39,9 @@ Commands:
   disable  Disable a patch, reverse its enabling, or go on with an unfinished disabling
   unload   Remove the module of a patch that is disabled or replaced
   force    Complete the running transition although threads still use the code to be left
-  list     List the patches of a process
+  list     List the patches of a process or the kernel
   status   Show patches, objects, functions, and the running transition with what holds it up
-  log      Print the livepatch log of a process
+  log      Print the livepatch log of a process or the kernel
   symbols  Write a symbol file with which a debugger sees patches and unwinds through them
   demo     Patch a bundled server under load, step by step
 
@@ -66,7 +66,7 @@ fn help_of_load() {
         "\
 Load a patch module and enable its patch
 
-Usage: engraft load [OPTIONS] <--pid <N>|--exe <PATH>> <FILE> [PARAM=VALUE]...
+Usage: engraft load [OPTIONS] <--pid <N>|--exe <PATH>|--kernel> <FILE> [PARAM=VALUE]...
 
 Arguments:
   <FILE>
@@ -84,6 +84,9 @@ Options:
 
       --exe <PATH>
           Every process that runs this program
+
+      --kernel
+          The running kernel's own livepatch
 
       --no-enable
           Load the module, but leave its patch disabled
@@ -116,7 +119,7 @@ fn usage_errors_exit_with_2() {
     let cases: [(&[&str], &str); 10] = [
         (&[], "Usage: engraft"),
         (&["livepatch"], "unrecognized subcommand 'livepatch'"),
-        (&["list"], "<--pid <N>|--exe <PATH>>"),
+        (&["list"], "<--pid <N>|--exe <PATH>|--kernel>"),
         (&["list", "--pid", "1", "--exe", "x"], "cannot be used with"),
         (&["list", "--pid", "0"], "invalid value '0'"),
         (&["list", "--pid", "-5"], "unexpected argument '-5'"),

@@ -6,6 +6,7 @@
 //! rule of livepatch is written down here.
 #![forbid(unsafe_code)]
 
+pub mod commands;
 mod compare;
 pub mod kernel;
 pub mod named;

@@ -11,7 +11,7 @@ use clap::Parser;
 use engraft_conformance::kernel::{Kernel, KernelSide};
 use engraft_conformance::named::Named;
 use engraft_conformance::process::ProcessSide;
-use engraft_conformance::{Difference, compare, named, random, run, shrink};
+use engraft_conformance::{Difference, commands, compare, named, random, run, shrink};
 use engraft_guest::{Failure, Outcome, Step};
 
 /// The same livepatches on a real kernel and on a process
@@ -26,6 +26,9 @@ struct Arguments {
     /// The static program that runs in the guest
     #[arg(long)]
     guest: PathBuf,
+    /// The command `engraft`, which is run in the guest
+    #[arg(long)]
+    engraft: PathBuf,
     /// Number of random scenarios
     #[arg(long, default_value_t = 100)]
     count: u64,
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// The group of commands to the kernel, which are compared with what they must do.
+const COMMANDS: &str = "engraft --kernel";
 
 /// How a group of scenarios went.
 #[derive(Debug, Default)]
@@ -108,6 +114,7 @@ fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
         version: arguments.version.clone(),
         image: arguments.image.clone(),
         guest: arguments.guest.clone(),
+        engraft: arguments.engraft.clone(),
     };
     let mut sides = Sides {
         kernel: KernelSide::start(&kernel, work.path())?,
@@ -142,6 +149,15 @@ fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
             },
         }
     }
+    if wanted_group(arguments, COMMANDS) {
+        let group = groups.entry(COMMANDS).or_default();
+        let (wrong, count) = commands::check(&mut sides.kernel)?;
+        group.different += wrong.len() as u32;
+        group.equal += count.saturating_sub(group.different);
+        wrong
+            .iter()
+            .for_each(|wrong| println!("\n{COMMANDS}: {wrong}"));
+    }
     if arguments.only.is_none() {
         let group = groups.entry("random").or_default();
         compare_random(&mut sides, arguments, group)?;
@@ -149,6 +165,11 @@ fn try_main(arguments: &Arguments) -> Result<bool, Failure> {
     print_table(&groups, &reasons);
     print_sum(&groups, &kernel.version);
     Ok(groups.values().all(|group| group.different == 0))
+}
+
+fn wanted_group(arguments: &Arguments, group: &str) -> bool {
+    let only = arguments.only.as_ref();
+    only.is_none_or(|only| group.contains(only.as_str()))
 }
 
 fn compare_random(

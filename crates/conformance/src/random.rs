@@ -39,6 +39,7 @@ pub fn generate(seed: u64) -> Vec<Step> {
     let mut generator = Generator {
         random: Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
         loaded: Vec::new(),
+        off: Vec::new(),
         parked: Vec::new(),
     };
     let count = 5 + generator.random.below(16);
@@ -49,6 +50,8 @@ struct Generator {
     random: Random,
     /// Modules that a step has loaded, if nothing was in the way.
     loaded: Vec<&'static str>,
+    /// Of these: patches that were disabled or replaced, if nothing was in the way.
+    off: Vec<&'static str>,
     /// Threads that are inside a function.
     parked: Vec<usize>,
 }
@@ -56,16 +59,23 @@ struct Generator {
 impl Generator {
     fn step(&mut self) -> Step {
         match self.random.below(20) {
-            0..=5 => self.load(),
-            6..=8 => Step::Disable(self.patch()),
-            9 => Step::Enable(self.patch()),
-            10 | 11 => {
-                let module = self.patch();
-                self.loaded.retain(|loaded| *loaded != module);
-                Step::Unload(module)
+            0..=4 => self.load(),
+            5..=7 => {
+                let patch = self.patch();
+                self.off.push(patch);
+                Step::Disable(patch.to_owned())
             }
-            12 if self.random.one_in(3) => Step::Force(self.patch()),
-            12..=15 => {
+            8 => Step::Enable(self.patch().to_owned()),
+            9 | 10 => {
+                let module = match self.off.pop() {
+                    Some(module) if !self.random.one_in(5) => module,
+                    _ => self.patch(),
+                };
+                self.loaded.retain(|loaded| *loaded != module);
+                Step::Unload(module.to_owned())
+            }
+            11 if self.random.one_in(3) => Step::Force(self.patch().to_owned()),
+            11..=15 => {
                 let thread = self.random.below(THREADS);
                 self.parked.push(thread);
                 Step::Target(format!("park {thread} {}", self.random.pick(&FUNCTIONS)))
@@ -76,12 +86,12 @@ impl Generator {
     }
 
     /// One that is probably loaded, the newest most of the time.
-    fn patch(&mut self) -> String {
-        let newest = self.loaded.last().copied();
-        match newest {
-            Some(newest) if !self.random.one_in(3) => newest.to_owned(),
-            Some(_) if !self.random.one_in(3) => self.random.pick(&self.loaded).to_owned(),
-            _ => self.random.pick(&PATCHES).to_owned(),
+    fn patch(&mut self) -> &'static str {
+        let on = |name: &&&'static str| !self.off.contains(name);
+        match self.loaded.iter().rev().find(on) {
+            Some(newest) if !self.random.one_in(3) => newest,
+            Some(_) if !self.random.one_in(3) => self.random.pick(&self.loaded),
+            _ => self.random.pick(&PATCHES),
         }
     }
 
@@ -96,12 +106,16 @@ impl Generator {
     fn load(&mut self) -> Step {
         let fresh = PATCHES.iter().find(|name| !self.loaded.contains(name));
         let module = match fresh {
-            Some(fresh) if !self.random.one_in(4) => fresh,
+            Some(fresh) if !self.random.one_in(6) => fresh,
             _ => self.random.pick(&PATCHES),
         };
+        let parameters = generate_parameters(&mut self.random);
+        if parameters.contains("replace=1") {
+            self.off.clone_from(&self.loaded);
+        }
+        self.off.retain(|off| *off != module);
         self.loaded.retain(|loaded| *loaded != module);
         self.loaded.push(module);
-        let parameters = generate_parameters(&mut self.random);
         Step::load(module, &parameters)
     }
 }
@@ -113,7 +127,9 @@ fn generate_parameters(random: &mut Random) -> String {
             parameters += &format!(" {name}={value}");
         }
     };
-    add("functions", random.below(1 << FUNCTION_BITS));
+    // One of c, which is never there, in every second patch is enough.
+    let bits = random.pick(&[FUNCTION_BITS, FUNCTIONS.len()]);
+    add("functions", random.below(1 << bits));
     add("objects", random.below(1 << OBJECT_BITS));
     add("callbacks", random.below(1 << CALLBACK_BITS));
     add("replace", random.below(2));

@@ -1,10 +1,11 @@
 //! Running code in the target: which thread is borrowed for it, and the conversation.
 
+use std::mem;
 use std::time::Duration;
 
 use engraft_abi::{Command, CommandKind, UpcallKind};
-use engraft_process::{Borrowed, Registers, StopOutcome, Upcall, is_timed_wait};
-use engraft_unwind::{End, Trace};
+use engraft_process::{Borrowed, Registers, StopOutcome, Stopped, Stops, Upcall, is_timed_wait};
+use engraft_unwind::{End, Trace, Unwinder};
 use nix::errno::Errno;
 
 use crate::control::order_threads;
@@ -25,6 +26,9 @@ const ATTEMPTS: u32 = 200;
 const MAX_COMMAND: u64 = 1 << 61;
 
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The instruction.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// Calls in which a thread waits for events or time. No allocator, loader or stdio lock is
 /// ever held across one of these by a C library.
@@ -301,46 +305,73 @@ impl<'e> Live<'e> {
         self.wait_for_runtime()?;
         let stacks = Stacks::read(self.process, self.objects, Some(self.records))?;
         let mut unwinder = stacks.unwinder();
-        let mut suspended = false;
+        let mut stops = Stops::default();
+        let mut hindrance = "it has no threads".to_owned();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 self.process.memory.check_alive()?;
-                std::thread::sleep(PAUSE);
+                mem::take(&mut stops).let_get_on(self.process.pid, PAUSE);
             }
             for tid in order_threads(self.process.pid) {
                 let StopOutcome::Stopped(thread) = self.process.tracer.stop(tid, STOP_PATIENCE)?
                 else {
+                    hindrance = format!("thread {tid} does not stop");
                     continue;
                 };
-                suspended = thread.in_group_stop();
-                let memory = &self.process.memory;
-                if suspended || thread.has_signal() || thread.is_in_restartable_sequence(memory)? {
-                    continue;
-                }
-                if attempt < GENTLE_ATTEMPTS && is_timed_wait(thread.registers()) {
-                    continue;
-                }
-                let memory = stacks.memory(&self.process.memory);
-                let trace = unwinder.walk(&memory, &unwind_registers(thread.registers()));
-                let limit = if attempt < STRICT_ATTEMPTS {
-                    Holding::Nothing
-                } else {
-                    Holding::Stream
-                };
-                if self.may_hold(thread.registers(), &trace) <= limit {
-                    return Ok(Borrowed::begin(thread, &self.process.memory, self.places)?);
+                stops.note(self.process.pid, tid);
+                match self.find_hindrance(&thread, &stacks, &mut unwinder, attempt)? {
+                    None => {
+                        return Ok(Borrowed::begin(thread, &self.process.memory, self.places)?);
+                    }
+                    Some(why) => hindrance = format!("thread {tid} {why}"),
                 }
             }
         }
-        let message = if suspended {
-            "all threads are stopped by job control"
-        } else {
-            "no thread is at a place where it can run code: all hold, or may hold, a lock of the C library"
-        };
+        let message = format!("no thread is at a place where it can run code: {hindrance}");
         Err(
             Error::other("run code in the target", Errno::EBUSY, message)
                 .with_help("try again; continue the process (kill -CONT) if it is stopped"),
         )
+    }
+
+    /// Why a stopped thread cannot be borrowed, if it cannot.
+    fn find_hindrance(
+        &self,
+        thread: &Stopped<'_>,
+        stacks: &Stacks,
+        unwinder: &mut Unwinder<'_>,
+        attempt: u32,
+    ) -> Result<Option<String>, Error> {
+        let memory = &self.process.memory;
+        let registers = thread.registers();
+        let hindrance = if thread.in_group_stop() {
+            "is stopped by job control"
+        } else if thread.has_signal() {
+            "is about to get a signal"
+        } else if thread.is_in_restartable_sequence(memory)? {
+            "is inside a restartable sequence (rseq)"
+        } else if attempt < GENTLE_ATTEMPTS && is_timed_wait(registers) {
+            "waits for some time"
+        } else {
+            let trace = unwinder.walk(&stacks.memory(memory), &unwind_registers(registers));
+            let limit = if attempt < STRICT_ATTEMPTS {
+                Holding::Nothing
+            } else {
+                Holding::Stream
+            };
+            if self.may_hold(registers, &trace) <= limit {
+                return Ok(None);
+            }
+            let place = self.objects.describe(registers.rip);
+            let place = place.unwrap_or_else(|| format!("{:#x}", registers.rip));
+            let doubt = match &trace.end {
+                End::Bottom => String::new(),
+                End::Unreliable(reason) => format!("; its stack is unreliable: {reason}"),
+            };
+            let text = format!("holds, or may hold, a lock of the C library in {place}{doubt}");
+            return Ok(Some(text));
+        };
+        Ok(Some(hindrance.to_owned()))
     }
 
     fn may_hold(&self, registers: &Registers, trace: &Trace) -> Holding {
@@ -349,13 +380,12 @@ impl<'e> Live<'e> {
             .iter()
             .map(|frame| self.held_by(frame.lookup_pc));
         let on_stack = frames.max().unwrap_or(Holding::Nothing);
-        let call = registers.orig_rax.cast_signed();
-        let in_call = call >= 0 && (-516..0).contains(&registers.rax.cast_signed());
+        let call = self.call_of(registers);
         let complete = trace.end == End::Bottom;
-        let known = in_call && (complete || WAITING_CALLS.contains(&call));
+        let known = call.is_some_and(|call| complete || WAITING_CALLS.contains(&call));
         if known || on_stack >= Holding::Allocator {
             on_stack
-        } else if in_call {
+        } else if let Some(call) = call {
             // The allocator is not in a call that it does not make; its return addresses are
             // among the words of most stacks.
             let ignored = if ALLOCATOR_CALLS.contains(&call) {
@@ -369,6 +399,21 @@ impl<'e> Live<'e> {
         } else {
             Holding::Lock
         }
+    }
+
+    /// The system call that a thread is in, or is about to make: one that was lent before may
+    /// not have come to the call that it was taken from.
+    fn call_of(&self, registers: &Registers) -> Option<i64> {
+        let call = registers.orig_rax.cast_signed();
+        if call >= 0 && (-516..0).contains(&registers.rax.cast_signed()) {
+            return Some(call);
+        }
+        let mut instruction = [0; SYSCALL.len()];
+        let read = self
+            .process
+            .memory
+            .read_bytes(registers.rip, &mut instruction);
+        (read.is_ok() && instruction == SYSCALL).then(|| registers.rax.cast_signed())
     }
 
     /// Where a stack cannot be unwound, every word on it counts as a return address.

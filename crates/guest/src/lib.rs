@@ -18,6 +18,9 @@ pub use scenario::{Outcome, Patch, Step};
 pub enum Request {
     /// To take a step.
     Take(Step),
+    /// To run a program; the outcome has its exit status in place of an error, and all that it
+    /// has printed.
+    Run(Vec<String>),
     /// To undo all of them.
     Reset,
 }

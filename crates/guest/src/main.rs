@@ -10,6 +10,7 @@ mod target;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,7 @@ fn serve() -> Result<(), Failure> {
         let request: Request = serde_json::from_str(&request).context(&request)?;
         let done = match request {
             Request::Take(step) => guest.take(&step),
+            Request::Run(words) => Guest::run(&words),
             Request::Reset => guest.reset().map(|()| Outcome::default()),
         };
         let response: Response = done.map_err(|failure| failure.to_string());
@@ -149,6 +151,23 @@ impl Guest {
             sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Runs a program to its end.
+    fn run(words: &[String]) -> Result<Outcome, Failure> {
+        let Some((program, arguments)) = words.split_first() else {
+            return Err(Failure::new("no program is named"));
+        };
+        let done = Command::new(program)
+            .args(arguments)
+            .output()
+            .context(program)?;
+        let printed = [done.stdout, done.stderr].concat();
+        Ok(Outcome {
+            errno: done.status.code().unwrap_or(-1),
+            answer: String::from_utf8_lossy(&printed).into_owned(),
+            ..Outcome::default()
+        })
     }
 
     fn reset(&mut self) -> Result<(), Failure> {

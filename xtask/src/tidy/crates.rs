@@ -40,9 +40,11 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "engraft-build",
             "engraft-core",
             "engraft-engine",
+            "engraft-kernel",
             "engraft-module",
         ],
     ),
+    ("engraft-kernel", &[]),
     ("engraft-guest", &[]),
     (
         "engraft-conformance",

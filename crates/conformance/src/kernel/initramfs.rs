@@ -1,8 +1,10 @@
 //! The guest's file system: an archive of the "newc" format (Linux, Documentation/driver-api/
 //! early-userspace/buffer-format.rst).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use engraft_guest::{Context, Failure};
 
@@ -13,11 +15,35 @@ const FILE: u32 = 0o100_644;
 /// Names and links end on a multiple of this.
 const ALIGNMENT: usize = 4;
 
-/// Writes an archive with the first program and the modules.
-pub(super) fn write(path: &Path, guest: &Path, modules: &[PathBuf]) -> Result<(), Failure> {
+/// Writes an archive with the first program, the modules, and another program with what it is
+/// linked to.
+pub(super) fn write(
+    path: &Path,
+    guest: &Path,
+    modules: &[PathBuf],
+    engraft: &Path,
+) -> Result<(), Failure> {
     let mut archive = Archive::default();
-    for directory in ["dev", "proc", "sys", "modules"] {
+    for directory in ["dev", "proc", "sys", "modules", "bin"] {
         archive.add(directory, DIRECTORY, &[]);
+    }
+    archive.add(
+        "bin/engraft",
+        PROGRAM,
+        &fs::read(engraft).context(engraft.display())?,
+    );
+    let mut made = BTreeSet::new();
+    for library in list_libraries(engraft)? {
+        let relative = library.strip_prefix("/").unwrap_or(&library);
+        let mut above: Vec<&Path> = relative.ancestors().skip(1).collect();
+        above.retain(|directory| !directory.as_os_str().is_empty());
+        for directory in above.into_iter().rev() {
+            if made.insert(directory.to_owned()) {
+                archive.add(&directory.to_string_lossy(), DIRECTORY, &[]);
+            }
+        }
+        let bytes = fs::read(&library).context(library.display())?;
+        archive.add(&relative.to_string_lossy(), PROGRAM, &bytes);
     }
     archive.add("init", PROGRAM, &fs::read(guest).context(guest.display())?);
     for module in modules {
@@ -27,6 +53,16 @@ pub(super) fn write(path: &Path, guest: &Path, modules: &[PathBuf]) -> Result<()
     }
     archive.add("TRAILER!!!", 0, &[]);
     fs::write(path, archive.0).context(path.display())
+}
+
+/// The dynamic linker and the libraries of a program, as ldd(1) finds them.
+fn list_libraries(program: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let output = Command::new("ldd").arg(program).output().context("ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let words = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
+    Ok(words.map(PathBuf::from).collect())
 }
 
 #[derive(Default)]

@@ -19,6 +19,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The program `engraft-conformance-guest`, linked statically.
     pub guest: PathBuf,
+    /// The command `engraft`.
+    pub engraft: PathBuf,
 }
 
 /// A running kernel. It is booted anew when it cannot be brought back to its beginning.
@@ -39,7 +41,7 @@ impl KernelSide {
     pub fn start(kernel: &Kernel, work: &Path) -> Result<Self, Failure> {
         let modules = build::build_modules(&kernel.version, &work.join(&kernel.version))?;
         let initramfs = work.join(format!("initramfs-{}", kernel.version));
-        initramfs::write(&initramfs, &kernel.guest, &modules)?;
+        initramfs::write(&initramfs, &kernel.guest, &modules, &kernel.engraft)?;
         let mut side = Self {
             kernel: kernel.clone(),
             initramfs,
@@ -48,6 +50,16 @@ impl KernelSide {
         };
         side.machine()?;
         Ok(side)
+    }
+
+    /// Runs a program in the guest.
+    ///
+    /// # Errors
+    ///
+    /// When the guest fails; what the program does is no error but an outcome.
+    pub fn run(&mut self, words: &[&str]) -> Result<Outcome, Failure> {
+        let words = words.iter().map(|word| (*word).to_owned());
+        self.machine()?.ask(&Request::Run(words.collect()))
     }
 
     fn machine(&mut self) -> Result<&mut Machine, Failure> {

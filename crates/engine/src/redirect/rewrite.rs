@@ -1,10 +1,12 @@
 //! Writing entry jumps while every thread stands still.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use engraft_elf::ReadMemory;
 use engraft_process::{
-    Held, Kind, Mapping, Memory, Stopped, list_threads, read_asleep, read_thread_stat, stop_all,
+    Held, Kind, Mapping, Memory, Stopped, Stops, list_threads, read_asleep, read_thread_stat,
+    stop_all,
 };
 
 use crate::error::Error;
@@ -75,10 +77,11 @@ impl Live<'_> {
         }
         let deadline = Instant::now() + PATIENCE;
         let crowded = Instant::now() + CROWD_PATIENCE;
+        let mut stops = Stops::default();
         loop {
             let obstacle = match self.find_lent_memory(edits) {
                 Some(lent) => lent,
-                None => match self.try_rewrite(edits) {
+                None => match self.try_rewrite(edits, &mut stops) {
                     Ok(Err(obstacle)) if obstacle.may_pass() => obstacle,
                     // The others are let go in between: nobody stands still for that long.
                     Err(error) if error.is_not_stopped() && Instant::now() < crowded => continue,
@@ -88,7 +91,7 @@ impl Live<'_> {
             if Instant::now() > deadline {
                 return Ok(Err(obstacle));
             }
-            std::thread::sleep(PAUSE);
+            mem::take(&mut stops).let_get_on(self.process.pid, PAUSE);
         }
     }
 
@@ -104,7 +107,12 @@ impl Live<'_> {
         Some(Obstacle::Lent { function, tid })
     }
 
-    fn try_rewrite(&mut self, edits: &[Edit]) -> Result<Result<(), Obstacle>, Error> {
+    /// Notes in `stops` who stood in the way.
+    fn try_rewrite(
+        &mut self,
+        edits: &[Edit],
+        stops: &mut Stops,
+    ) -> Result<Result<(), Obstacle>, Error> {
         if self.session.is_none() {
             // A thread on its way back has its registers in the runtime's memory, not in its own.
             self.wait_for_runtime()?;
@@ -169,7 +177,9 @@ impl Live<'_> {
                 returning = Some((asleep.rip, *tid));
             }
         }
-        let occupied = |pc: u64, tid: i32| {
+        let pid = self.process.pid;
+        let mut occupied = |pc: u64, tid: i32| {
+            stops.note(pid, tid);
             let edit = edits
                 .iter()
                 .find(|edit| edit.interior.iter().any(|(at, _)| *at == pc));
