@@ -382,7 +382,9 @@ impl<'e> Live<'e> {
         let on_stack = frames.max().unwrap_or(Holding::Nothing);
         let call = self.call_of(registers);
         let complete = trace.end == End::Bottom;
-        let known = call.is_some_and(|call| complete || WAITING_CALLS.contains(&call));
+        let behind_call = complete && self.is_behind_call(registers);
+        let waits = call.is_some_and(|call| complete || WAITING_CALLS.contains(&call));
+        let known = waits || behind_call;
         if known || on_stack >= Holding::Allocator {
             on_stack
         } else if let Some(call) = call {
@@ -414,6 +416,17 @@ impl<'e> Live<'e> {
             .memory
             .read_bytes(registers.rip, &mut instruction);
         (read.is_ok() && instruction == SYSCALL).then(|| registers.rax.cast_signed())
+    }
+
+    /// Whether a thread has just come back from a system call: it holds what it held in the call.
+    /// A program that makes one call after the other is seldom seen anywhere else, since a stop
+    /// takes effect on the way out of the kernel.
+    fn is_behind_call(&self, registers: &Registers) -> bool {
+        let mut instruction = [0; SYSCALL.len()];
+        let before = registers.rip.wrapping_sub(SYSCALL.len() as u64);
+        let read = self.process.memory.read_bytes(before, &mut instruction);
+        // The instruction leaves the address behind it in rcx (Intel SDM, SYSCALL).
+        read.is_ok() && instruction == SYSCALL && registers.rcx == registers.rip
     }
 
     /// Where a stack cannot be unwound, every word on it counts as a return address.

@@ -34,14 +34,20 @@ impl Stops {
 
     fn wait(mut self, pid: i32, patience: Duration) {
         let end = Instant::now() + patience;
+        let mut waited = false;
         loop {
             let waits = |(tid, runs): &(i32, u64)| {
                 read_thread_stat(pid, *tid).is_some_and(|stat| stat.runs == Some(*runs))
             };
             self.0.retain(waits);
             if self.0.is_empty() || Instant::now() > end {
-                return;
+                break;
             }
+            waited = true;
+            sleep(PAUSE);
+        }
+        // Who has only just got a processor is to come as far as its own code.
+        if waited {
             sleep(PAUSE);
         }
     }

@@ -6,6 +6,7 @@
 mod support;
 
 mod blocked;
+mod busy_with_calls;
 mod chroot;
 mod deadlock;
 mod memory_protection;
