@@ -217,8 +217,7 @@ fn explain(reason: &Reason) -> String {
         Reason::Inlined(name) => format!("'{name}' was edited, which is inlined into it"),
         Reason::Callee(name) => format!("it is compiled to fit '{name}', which was edited"),
         Reason::Surroundings => {
-            "its source is the same; a macro, type or flag that it is compiled with differs"
-                .to_owned()
+            "its source is the same; a macro, type, flag or inlined function differs".to_owned()
         }
         Reason::Added => "new".to_owned(),
     }

@@ -27,7 +27,9 @@ pub(super) struct Machine {
 impl Machine {
     /// Boots a kernel and waits until the guest is ready.
     pub(super) fn boot(image: &Path, initramfs: &Path, console: &Path) -> Result<Self, Failure> {
-        let mut command = Command::new("qemu-system-x86_64");
+        // It must not outlive this program, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         // One processor: its idle thread never holds a transition up. While it is idle, the
         // guest's time passes in jumps, so that nobody waits for the kernel's timers.
         command.args(["-accel", "tcg", "-smp", "1", "-m", "256"]);
