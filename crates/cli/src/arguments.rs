@@ -71,25 +71,6 @@ pub(crate) enum Command {
     Demo,
 }
 
-impl Command {
-    /// Whether it is about the kernel and not about processes.
-    pub(crate) fn is_for_kernel(&self) -> bool {
-        match self {
-            Self::Build(_) | Self::Cc(_) | Self::Inspect { .. } | Self::Demo | Self::Symbols(_) => {
-                false
-            }
-            Self::Check(arguments) => arguments.target.kernel,
-            Self::Load(arguments) => arguments.target.kernel,
-            Self::Enable(arguments) | Self::Disable(arguments) => arguments.target.kernel,
-            Self::Log(arguments) => arguments.target.kernel,
-            Self::Unload { target, .. }
-            | Self::Force { target }
-            | Self::List { target }
-            | Self::Status { target } => target.kernel,
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct BuildArguments {
     /// The source tree that the running program was built from

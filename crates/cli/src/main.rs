@@ -52,32 +52,27 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::Build(arguments) => build::run(&arguments, output),
         Command::Cc(arguments) => compile::run(&arguments, output),
         Command::Inspect { file } => inspect::run(&file, output),
+        Command::Check(arguments) if arguments.target.kernel => kernel::check(&arguments, output),
+        Command::Check(arguments) => check::run(&arguments, output),
+        Command::Load(arguments) if arguments.target.kernel => kernel::load(&arguments, output),
+        Command::Load(arguments) => stack::load(&arguments, output),
+        Command::Enable(arguments) if arguments.target.kernel => kernel::enable(&arguments, output),
+        Command::Enable(arguments) => stack::enable(&arguments, output),
+        Command::Disable(arguments) if arguments.target.kernel => {
+            kernel::disable(&arguments, output)
+        }
+        Command::Disable(arguments) => stack::disable(&arguments, output),
+        Command::Unload { name, target } if target.kernel => kernel::unload(&name, output),
+        Command::Unload { name, target } => stack::unload(&name, &target, output),
+        Command::Force { target } if target.kernel => kernel::force(output),
+        Command::Force { target } => stack::force(&target, output),
+        Command::List { target } if target.kernel => kernel::list(output),
+        Command::List { target } => status::list(&target, output),
+        Command::Status { target } if target.kernel => kernel::status(output),
+        Command::Status { target } => status::status(&target, output),
+        Command::Log(arguments) if arguments.target.kernel => kernel::log(&arguments, output),
+        Command::Log(arguments) => log::run(&arguments, output),
         Command::Symbols(arguments) => symbols::run(&arguments, output),
         Command::Demo => demo::run(output),
-        command if command.is_for_kernel() => run_for_kernel(command, output),
-        Command::Check(arguments) => check::run(&arguments, output),
-        Command::Load(arguments) => stack::load(&arguments, output),
-        Command::Enable(arguments) => stack::enable(&arguments, output),
-        Command::Disable(arguments) => stack::disable(&arguments, output),
-        Command::Unload { name, target } => stack::unload(&name, &target, output),
-        Command::Force { target } => stack::force(&target, output),
-        Command::List { target } => status::list(&target, output),
-        Command::Status { target } => status::status(&target, output),
-        Command::Log(arguments) => log::run(&arguments, output),
-    }
-}
-
-fn run_for_kernel(command: Command, output: &Output) -> Result<Verdict, Failure> {
-    match command {
-        Command::Check(arguments) => kernel::check(&arguments, output),
-        Command::Load(arguments) => kernel::load(&arguments, output),
-        Command::Enable(arguments) => kernel::enable(&arguments, output),
-        Command::Disable(arguments) => kernel::disable(&arguments, output),
-        Command::Unload { name, .. } => kernel::unload(&name, output),
-        Command::Force { .. } => kernel::force(output),
-        Command::List { .. } => kernel::list(output),
-        Command::Status { .. } => kernel::status(output),
-        Command::Log(arguments) => kernel::log(&arguments, output),
-        other => run(other, output),
     }
 }

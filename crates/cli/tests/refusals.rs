@@ -548,17 +548,17 @@ fn a_duplicate_name() {
     assert_eq!(status["patches"][0]["state"], "enabled");
 }
 
-/// As the kernel does.
 #[test]
-fn a_patch_with_nothing_to_do_is_taken() {
+fn a_patch_without_functions_or_callbacks() {
     let mut scene = Scene::set();
     let module = scene.module("fix", "", &[]);
-    scene.program.run_to(0, &["check", &module]);
-    scene.program.run_to(0, &["load", &module]);
-    assert_eq!(scene.program.ask("abc"), "10");
-    scene.program.run_to(0, &["disable", "fix"]);
-    scene.program.run_to(0, &["unload", "fix"]);
-    assert_eq!(scene.program.ask("abc"), "10");
+    let said = [
+        "patch 'fix'",
+        "neither funcs nor callbacks",
+        "remove it from klp_patch.objs",
+    ];
+    scene.refuses(&["load", &module], "EINVAL", &said);
+    scene.check_says(&module, &said);
 }
 
 #[test]

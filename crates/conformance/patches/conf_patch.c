@@ -16,7 +16,7 @@ module_param(replace, int, 0444);
 /* Bits: a1, a2, b1, b2, c1, c2; c is never there. */
 static int functions;
 module_param(functions, int, 0444);
-/* Bits: vmlinux, conf_a, conf_b, conf_c. These objects are there in any case. */
+/* Bits: vmlinux, conf_a, conf_b, conf_c. With callbacks, these objects are there in any case. */
 static int objects;
 module_param(objects, int, 0444);
 /* Bits: pre_patch, post_patch, pre_unpatch, post_unpatch. */
@@ -125,7 +125,7 @@ static int patch_init(void)
 	for (int i = 0; i < OBJECTS; i++) {
 		struct klp_object *obj = &objs[used];
 
-		if (!count[i] && !(objects & 1 << i))
+		if (!count[i] && !(objects & 1 << i && callbacks))
 			continue;
 		used++;
 		obj->name = object_names[i];
@@ -135,6 +135,9 @@ static int patch_init(void)
 		obj->callbacks.pre_unpatch = callbacks & 4 ? pre_unpatch : NULL;
 		obj->callbacks.post_unpatch = callbacks & 8 ? post_unpatch : NULL;
 	}
+	/* What there is nothing to do for is a deliberate difference. */
+	if (!used)
+		return -EINVAL;
 	for (int i = 0; i < 2; i++)
 		if (versions[i]) {
 			states[stated].id = i + 1;

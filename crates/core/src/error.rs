@@ -69,6 +69,8 @@ impl Refusal {
             K::AlreadyRegistered { .. } | K::DuplicateObject(_) | K::DuplicateFunc { .. } => EEXIST,
             K::TooMany => ENOMEM,
             K::BadName(_)
+            | K::NoObjects
+            | K::EmptyObject(_)
             | K::BadFunc { .. }
             | K::BadState(_)
             | K::Disagrees { .. }
@@ -107,6 +109,14 @@ pub enum RefusalKind {
         "name {0:?} is empty, longer than 55 bytes or holds control characters; rename the module"
     )]
     BadName(String),
+    /// It has no objects.
+    #[error(
+        "has no objects; list at least one in klp_patch.objs (an entry without name and funcs ends the list: callbacks alone need a funcs array that holds only the empty entry)"
+    )]
+    NoObjects,
+    /// An object has neither funcs nor callbacks.
+    #[error("object '{0}' has neither funcs nor callbacks; remove it from klp_patch.objs")]
+    EmptyObject(String),
     /// An object is listed twice.
     #[error("object '{0}' is listed twice; merge the entries")]
     DuplicateObject(String),

@@ -57,6 +57,9 @@ impl State {
     }
 
     fn find_fault(&self, patch: &Patch) -> Option<RefusalKind> {
+        if patch.objects.is_empty() {
+            return Some(RefusalKind::NoObjects);
+        }
         if !is_fit_name(&patch.name) {
             return Some(RefusalKind::BadName(patch.name.clone()));
         }
@@ -78,6 +81,9 @@ impl State {
                 return Some(RefusalKind::BadName(name.to_owned()));
             }
             let shown = self.display_name(object.name.as_deref()).to_owned();
+            if object.funcs.is_empty() && object.callbacks == crate::Callbacks::default() {
+                return Some(RefusalKind::EmptyObject(shown));
+            }
             for func in &object.funcs {
                 if let Some(reason) = find_bad_func(object, func) {
                     return Some(RefusalKind::BadFunc {

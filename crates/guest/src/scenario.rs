@@ -43,9 +43,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Load { module, parameters } => {
-                write!(f, "insmod {module} {}", parameters.join(" "))
+                write!(f, "load {module} {}", parameters.join(" "))
             }
-            Self::Unload(module) => write!(f, "rmmod {module}"),
+            Self::Unload(module) => write!(f, "unload {module}"),
             Self::Enable(patch) => write!(f, "enable {patch}"),
             Self::Disable(patch) => write!(f, "disable {patch}"),
             Self::Force(patch) => write!(f, "force {patch}"),

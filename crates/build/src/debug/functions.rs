@@ -1,10 +1,9 @@
 //! Functions: where their source is, where their code is, what is inlined into them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use gimli::Dwarf;
-use gimli::constants as dw;
+use gimli::{DwTag, Dwarf, constants as dw};
 
 use super::{Attributes, DebugInfo, ReadUnit, Slice, place_of, read_units};
 use crate::error::BuildError;
@@ -12,7 +11,11 @@ use crate::tree::normalize;
 
 /// All functions of an object, by the offsets of their entries.
 #[derive(Debug, Default)]
-pub(crate) struct Functions(BTreeMap<usize, Function>);
+pub(crate) struct Functions {
+    all: BTreeMap<usize, Function>,
+    by_name: HashMap<String, Vec<usize>>,
+    by_section: HashMap<usize, usize>,
+}
 
 /// What is known of a function.
 #[derive(Debug, Default)]
@@ -50,61 +53,47 @@ impl Functions {
         dwarf: &Dwarf<Slice<'d>>,
         unit: &ReadUnit<'d>,
     ) -> Result<(), BuildError> {
-        let mut entries = unit.unit.entries_raw(None)?;
-        let mut parents: Vec<(isize, usize)> = Vec::new();
-        while !entries.is_empty() {
-            let offset = unit.start + entries.next_offset().0;
-            let depth = entries.next_depth();
-            let Some(abbreviation) = entries.read_abbreviation()? else {
-                continue;
-            };
-            while parents.last().is_some_and(|last| last.0 >= depth) {
-                parents.pop();
-            }
-            let tag = abbreviation.tag();
-            let specifications = abbreviation.attributes();
-            if tag != dw::DW_TAG_subprogram && tag != dw::DW_TAG_inlined_subroutine {
-                entries.skip_attributes(specifications)?;
-                continue;
-            }
-            let attributes = Attributes::read(&mut entries, specifications, unit, dwarf)?;
+        let wanted = |tag| matches!(tag, dw::DW_TAG_subprogram | dw::DW_TAG_inlined_subroutine);
+        walk_functions(dwarf, unit, wanted, |function, tag, attributes| {
             let origin = attributes.origin_offset();
             if tag == dw::DW_TAG_subprogram {
-                parents.push((depth, offset));
-                let function = Function {
-                    name: read_name(dwarf, unit, &attributes)?,
-                    declared: read_declaration(dwarf, unit, &attributes),
-                    section: attributes
-                        .begin(dwarf, unit)?
-                        .map(|address| place_of(address).0),
+                let begin = attributes.begin(dwarf, unit)?;
+                let read = Function {
+                    name: read_name(dwarf, unit, attributes)?,
+                    declared: read_declaration(dwarf, unit, attributes),
+                    section: begin.map(|address| place_of(address).0),
                     origin,
                     inlined: BTreeSet::new(),
                 };
-                self.0.insert(offset, function);
-            } else if let (Some(origin), Some((_, parent))) = (origin, parents.last())
-                && let Some(function) = self.0.get_mut(parent)
-            {
-                function.inlined.insert(origin);
+                self.all.insert(function, read);
+            } else if let (Some(origin), Some(parent)) = (origin, self.all.get_mut(&function)) {
+                parent.inlined.insert(origin);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Gives functions what is said by the entries that they come from.
     fn complete(&mut self) {
-        let offsets: Vec<usize> = self.0.keys().copied().collect();
+        let offsets: Vec<usize> = self.all.keys().copied().collect();
         for offset in offsets {
             let (mut name, mut declared) = (None, None);
             let mut seen = HashSet::new();
             let mut next = Some(offset);
             while let Some(at) = next.filter(|at| seen.insert(*at))
-                && let Some(function) = self.0.get(&at)
+                && let Some(function) = self.all.get(&at)
             {
                 name = name.or_else(|| function.name.clone());
                 declared = declared.or_else(|| function.declared.clone());
                 next = function.origin;
             }
-            if let Some(function) = self.0.get_mut(&offset) {
+            if let Some(function) = self.all.get_mut(&offset) {
+                if let Some(section) = function.section {
+                    self.by_section.entry(section).or_insert(offset);
+                }
+                if let Some(name) = &name {
+                    self.by_name.entry(name.clone()).or_default().push(offset);
+                }
                 (function.name, function.declared) = (name, declared);
             }
         }
@@ -112,15 +101,13 @@ impl Functions {
 
     /// The function whose code a section begins with.
     pub(crate) fn in_section(&self, section: usize) -> Option<&Function> {
-        self.0
-            .values()
-            .find(|function| function.section == Some(section))
+        self.all.get(self.by_section.get(&section)?)
     }
 
     /// Functions of that name, several of which may be one.
-    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Function> {
-        let functions = self.0.values();
-        functions.filter(move |function| function.name.as_deref() == Some(name))
+    pub(crate) fn named(&self, name: &str) -> impl Iterator<Item = &Function> {
+        let offsets = self.by_name.get(name).into_iter().flatten();
+        offsets.filter_map(|offset| self.all.get(offset))
     }
 
     /// Names of the functions that are inlined into one.
@@ -129,8 +116,43 @@ impl Functions {
         function: &'a Function,
     ) -> impl Iterator<Item = &'a str> {
         let inlined = function.inlined.iter();
-        inlined.filter_map(|offset| self.0.get(offset)?.name.as_deref())
+        inlined.filter_map(|offset| self.all.get(offset)?.name.as_deref())
     }
+}
+
+/// Visits entries of functions and what is in them: those of the `wanted` tags, each with the
+/// offset of the function that it is or lies in. What lies in none is left out.
+pub(crate) fn walk_functions<'d>(
+    dwarf: &Dwarf<Slice<'d>>,
+    unit: &ReadUnit<'d>,
+    wanted: impl Fn(DwTag) -> bool,
+    mut visit: impl FnMut(usize, DwTag, &Attributes<'d>) -> Result<(), BuildError>,
+) -> Result<(), BuildError> {
+    let mut entries = unit.unit.entries_raw(None)?;
+    let mut parents: Vec<(isize, usize)> = Vec::new();
+    while !entries.is_empty() {
+        let offset = unit.start + entries.next_offset().0;
+        let depth = entries.next_depth();
+        let Some(abbreviation) = entries.read_abbreviation()? else {
+            continue;
+        };
+        while parents.last().is_some_and(|last| last.0 >= depth) {
+            parents.pop();
+        }
+        let (tag, specifications) = (abbreviation.tag(), abbreviation.attributes());
+        if !wanted(tag) {
+            entries.skip_attributes(specifications)?;
+            continue;
+        }
+        let attributes = Attributes::read(&mut entries, specifications, unit, dwarf)?;
+        if tag == dw::DW_TAG_subprogram {
+            parents.push((depth, offset));
+        }
+        if let Some((_, function)) = parents.last() {
+            visit(*function, tag, &attributes)?;
+        }
+    }
+    Ok(())
 }
 
 fn read_name<'d>(

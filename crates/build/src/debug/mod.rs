@@ -16,7 +16,7 @@ use object::read::elf::{FileHeader as _, SectionHeader as _, SymbolTable};
 
 use crate::error::BuildError;
 pub(crate) use attributes::Attributes;
-pub(crate) use functions::Functions;
+pub(crate) use functions::{Functions, walk_functions};
 pub(crate) use lines::Lines;
 pub(crate) use types::{Kind, Member, Node, Place, Types};
 pub(crate) use units::{ReadUnit, read_units};

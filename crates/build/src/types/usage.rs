@@ -7,7 +7,7 @@ use gimli::constants as dw;
 
 use super::Version;
 use crate::compare::ObjectChange;
-use crate::debug::{Attributes, Kind, ReadUnit, Types, place_of};
+use crate::debug::{Kind, ReadUnit, Types, place_of, walk_functions};
 use crate::error::BuildError;
 use crate::object::{Binding, ObjectFile, SectionKind, Target};
 use crate::program::Program;
@@ -317,43 +317,23 @@ struct Tree {
 
 impl Trees {
     fn read<'d>(&mut self, version: &Version<'d>, unit: &ReadUnit<'d>) -> Result<(), BuildError> {
-        let mut entries = unit.unit.entries_raw(None)?;
-        let mut parents: Vec<(isize, usize)> = Vec::new();
-        while !entries.is_empty() {
-            let offset = unit.start + entries.next_offset().0;
-            let depth = entries.next_depth();
-            let Some(abbreviation) = entries.read_abbreviation()? else {
-                continue;
-            };
-            while parents.last().is_some_and(|last| last.0 >= depth) {
-                parents.pop();
-            }
-            let tag = abbreviation.tag();
-            let wanted = matches!(
+        let wanted = |tag| {
+            matches!(
                 tag,
                 dw::DW_TAG_subprogram
                     | dw::DW_TAG_inlined_subroutine
                     | dw::DW_TAG_variable
                     | dw::DW_TAG_formal_parameter
-            );
-            if !wanted {
-                entries.skip_attributes(abbreviation.attributes())?;
-                continue;
-            }
-            let specifications = abbreviation.attributes();
-            let attributes = Attributes::read(&mut entries, specifications, unit, &version.dwarf)?;
-            if tag == dw::DW_TAG_subprogram {
-                parents.push((depth, offset));
-                let begin = attributes.begin(&version.dwarf, unit)?;
-                let section = begin.map(|address| place_of(address).0);
-                self.functions.entry(offset).or_default().section = section;
-            }
-            let Some((_, function)) = parents.last() else {
-                continue;
-            };
-            let tree = self.functions.entry(*function).or_default();
+            )
+        };
+        walk_functions(&version.dwarf, unit, wanted, |function, tag, attributes| {
+            let tree = self.functions.entry(function).or_default();
             match tag {
                 dw::DW_TAG_subprogram | dw::DW_TAG_inlined_subroutine => {
+                    if tag == dw::DW_TAG_subprogram {
+                        let begin = attributes.begin(&version.dwarf, unit)?;
+                        tree.section = begin.map(|address| place_of(address).0);
+                    }
                     tree.parts.extend(attributes.origin_offset());
                     tree.types.extend(attributes.target_offset());
                 }
@@ -361,8 +341,8 @@ impl Trees {
                 dw::DW_TAG_variable if attributes.address.is_some() || attributes.declaration => {}
                 _ => tree.types.extend(attributes.target_offset()),
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Types that a function uses, with those of what is inlined.

@@ -93,8 +93,7 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
         let functions = if library { half..FUNCTIONS } else { 0..half };
         let funcs: Vec<usize> = functions.filter(|_| random.chance(45)).collect();
         let with_callbacks = random.chance(60);
-        // An object for which there is nothing to do may be listed as well.
-        if funcs.is_empty() && !with_callbacks && random.chance(80) {
+        if funcs.is_empty() && !with_callbacks {
             continue;
         }
         let loaded = loaded || !library;
@@ -115,6 +114,15 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
                 .map(|f| random_func(random, f, loaded))
                 .collect(),
             callbacks,
+            handle: 0,
+        });
+    }
+    if objects.is_empty() {
+        objects.push(NewObject {
+            name: None,
+            loaded: true,
+            funcs: vec![func(0, 0, true)],
+            callbacks: Callbacks::default(),
             handle: 0,
         });
     }

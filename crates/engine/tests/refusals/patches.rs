@@ -29,6 +29,24 @@ fn duplicate_name() {
 }
 
 #[test]
+fn without_objects() {
+    let mut scene = Scene::set();
+    let module = scene
+        .workshop
+        .module("fix", &livepatch_with("", "{}", "", ""));
+    let said = ["patch 'fix'", "has no objects", "klp_patch.objs"];
+    scene.refuses("fix", &module, Errno::EINVAL, &said);
+}
+
+#[test]
+fn with_an_object_without_functions_and_callbacks() {
+    let mut scene = Scene::set();
+    let module = scene.workshop.module("fix", &livepatch("", ""));
+    let said = ["patch 'fix'", "neither funcs nor callbacks", "remove it"];
+    scene.refuses("fix", &module, Errno::EINVAL, &said);
+}
+
+#[test]
 fn with_a_function_listed_twice() {
     let mut scene = Scene::set();
     let funcs = FIX_FUNCS.repeat(2);

@@ -96,6 +96,18 @@ fn pointers() -> Vec<Case> {
             "klp_patch.objs[1] has callbacks, but neither name nor funcs",
         ),
         body(
+            "no_objects",
+            "static struct klp_object objs[] = { {} };",
+            invalid,
+            "has no objects",
+        ),
+        body(
+            "nothing_to_do",
+            "FUNCS(funcs);\nstatic struct klp_object objs[] = { { .funcs = funcs }, {} };",
+            invalid,
+            "has neither funcs nor callbacks",
+        ),
+        body(
             "no_new_func",
             r#"FUNCS(funcs, { "first", new_first }, { "second" });
             static struct klp_object objs[] = { { .funcs = funcs }, {} };"#,

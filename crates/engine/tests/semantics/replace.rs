@@ -46,22 +46,6 @@ fn a_replace_takes_registered_patches_too_and_they_come_back_by_loading() {
     scene.program.finish();
 }
 
-/// The kernel takes such a patch, too.
-#[test]
-fn a_replace_without_functions_takes_everything_back() {
-    let mut scene = Scene::set();
-    scene.install("older", &answering(&[("first", 100)], ""));
-    let none = "static struct klp_object objs[] = { {} };";
-    scene.install("none", &livepatch(none, REPLACE));
-    scene.expect_answers(1, 2);
-    assert_eq!(scene.patch("older").state, PatchState::Replaced);
-    assert_eq!(scene.patch("none").state, PatchState::Enabled);
-    scene.disable("none");
-    scene.engine.unload("none").expect("unload");
-    scene.expect_answers(1, 2);
-    scene.program.finish();
-}
-
 #[test]
 fn a_reversed_replace_leaves_the_older_patches_as_they_were() {
     let mut scene = Scene::set();
