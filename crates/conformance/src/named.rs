@@ -211,7 +211,7 @@ fn shadow_and_state() -> Vec<Named> {
             state,
             "taking over system state modification",
             "load conf_state1
-             load conf_state2
+             load conf_state2 version=2
              unload conf_state1
              disable conf_state2
              unload conf_state2",
@@ -219,10 +219,10 @@ fn shadow_and_state() -> Vec<Named> {
         steps(
             state,
             "compatible cumulative livepatches",
-            "load conf_state2
-             load conf_state3
+            "load conf_state2 version=2
+             load conf_state3 version=2
              unload conf_state2
-             load conf_state2
+             load conf_state2 version=2
              disable conf_state2
              unload conf_state2
              unload conf_state3",
@@ -230,7 +230,7 @@ fn shadow_and_state() -> Vec<Named> {
         steps(
             state,
             "incompatible cumulative livepatches",
-            "load conf_state2
+            "load conf_state2 version=2
              load conf_state1
              disable conf_state2
              unload conf_state2",

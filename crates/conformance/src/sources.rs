@@ -26,6 +26,7 @@ pub(crate) const PROGRAM: &str = include_str!("../process/program.c");
 pub(crate) const LIBRARY: &str = include_str!("../process/library.c");
 
 const PATCH: &str = include_str!("../patches/conf_patch.c");
+const STATE: &str = include_str!("../patches/conf_state.c");
 
 /// Livepatches, and modules that only use their interface.
 pub(crate) const PATCHES: &[Module] = &[
@@ -34,7 +35,7 @@ pub(crate) const PATCHES: &[Module] = &[
     ("conf_p2", PATCH),
     ("conf_p3", PATCH),
     ("conf_shadow", include_str!("../patches/conf_shadow.c")),
-    ("conf_state1", include_str!("../patches/conf_state1.c")),
-    ("conf_state2", include_str!("../patches/conf_state2.c")),
-    ("conf_state3", include_str!("../patches/conf_state2.c")),
+    ("conf_state1", STATE),
+    ("conf_state2", STATE),
+    ("conf_state3", STATE),
 ];

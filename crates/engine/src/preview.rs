@@ -164,7 +164,8 @@ impl Preview {
                 self.add_redirects(view, trial, loaded, object, &together)?;
             }
         }
-        if all_found {
+        // What the init function sets can only be judged when it asks.
+        if all_found && declared.settled {
             let patch = NewPatch {
                 name: trial.record.name.clone(),
                 replace: declared.replace,

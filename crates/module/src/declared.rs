@@ -1,7 +1,7 @@
 //! The patches that a module declares in its data, found without running it.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::mem::offset_of;
 
 use engraft_abi::{KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState};
@@ -12,6 +12,10 @@ use crate::{Contents, Definition, PatchModule, Region, RelocationKind, Symbol, S
 /// their parts.
 const MAX_ENTRIES: u32 = 65536;
 
+/// An operand counts from the end of its instruction, behind four bytes of its own and as many of
+/// an immediate one.
+const NEXT_INSTRUCTION: i64 = 8;
+
 /// A `struct klp_patch` in the data of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredPatch {
@@ -21,6 +25,9 @@ pub struct DeclaredPatch {
     pub objects: Vec<DeclaredObject>,
     /// Its states as pairs of id and version.
     pub states: Vec<(u64, u32)>,
+    /// No code of the module refers to its flags or states, so they are what they will be when it
+    /// is enabled. An init function may set them from parameters.
+    pub settled: bool,
 }
 
 /// A `struct klp_object`.
@@ -56,8 +63,8 @@ pub(crate) struct Pointers<'a> {
     targets: HashMap<Place, (usize, i64)>,
     functions: HashMap<Place, usize>,
     this_module: Option<usize>,
-    /// Sections that the module's code refers to.
-    used_by_code: HashSet<usize>,
+    /// Places that the module's code refers to: sections, and the offsets in the instructions.
+    used_by_code: Vec<(usize, i64)>,
     entries_left: Cell<u32>,
 }
 
@@ -79,13 +86,15 @@ impl<'a> Pointers<'a> {
             .relocations
             .iter()
             .filter(|relocation| module.sections[relocation.section].region == Region::Text);
-        let section = |symbol: usize| match module.symbols[symbol].definition {
-            Definition::Section { section, .. } => Some(section),
+        let used = |r: &crate::Relocation| match module.symbols[r.symbol].definition {
+            Definition::Section { section, offset } => {
+                Some((section, offset.cast_signed().wrapping_add(r.addend)))
+            }
             _ => None,
         };
         Self {
             module,
-            used_by_code: by_code.filter_map(|r| section(r.symbol)).collect(),
+            used_by_code: by_code.filter_map(used).collect(),
             targets: absolute.map(target).collect(),
             functions: symbols().filter_map(function).collect(),
             this_module: symbols()
@@ -152,11 +161,22 @@ impl<'a> Pointers<'a> {
         self.functions.get(&self.target(place)?).copied()
     }
 
+    /// Whether code refers to any of the bytes from `start` on. The offset in an instruction may
+    /// be up to [`NEXT_INSTRUCTION`] less than what is meant.
+    fn is_used_by_code(&self, (section, start): Place, length: usize) -> bool {
+        let end = start.saturating_add(length as u64).cast_signed();
+        self.used_by_code.iter().any(|(other, offset)| {
+            let meant = *offset..=offset.saturating_add(NEXT_INSTRUCTION);
+            *other == section && *meant.start() < end && *meant.end() >= start.cast_signed()
+        })
+    }
+
     /// Data without contents in the file are zero, unless the module's code may fill them in.
     fn word(&self, (section, offset): Place) -> Option<u64> {
         if let Contents::Zero(size) = self.module.sections[section].contents {
             let inside = offset.checked_add(8).is_some_and(|end| end <= size);
-            return (inside && !self.used_by_code.contains(&section)).then_some(0);
+            let used = self.used_by_code.iter().any(|(other, _)| *other == section);
+            return (inside && !used).then_some(0);
         }
         let offset = usize::try_from(offset).ok()?;
         let word = self.bytes(section)?.get(offset..offset.checked_add(8)?)?;
@@ -190,13 +210,18 @@ fn read_patch(pointers: &Pointers<'_>, place: Place) -> Option<DeclaredPatch> {
     }
     let objects = pointers.target(field(place, offset_of!(KlpPatch, objects)))?;
     let replace = pointers.word(field(place, offset_of!(KlpPatch, replace)))? & 0xff;
-    let states = pointers
-        .target(field(place, offset_of!(KlpPatch, states)))
-        .map_or(Some(Vec::new()), |states| read_states(pointers, states))?;
+    let listed = pointers.target(field(place, offset_of!(KlpPatch, states)));
+    let states = listed.map_or(Some(Vec::new()), |states| read_states(pointers, states))?;
+    // Its own address is what it is enabled by, and no use of what is in it.
+    let first = offset_of!(KlpPatch, objects);
+    let fields = (field(place, first), size_of::<KlpPatch>() - first);
+    let list = listed.map(|list| (list, size_of::<KlpState>() * states.len()));
+    let used = |(start, length)| pointers.is_used_by_code(start, length);
     Some(DeclaredPatch {
         replace: replace != 0,
         objects: read_objects(pointers, objects)?,
         states,
+        settled: !used(fields) && !list.is_some_and(used),
     })
 }
 

@@ -27,6 +27,7 @@ fn a_livepatch_tells_what_it_declares() {
     };
     assert!(patch.replace);
     assert_eq!(patch.states, [(7, 3)]);
+    assert!(patch.settled);
     let [program, library] = &patch.objects[..] else {
         panic!("{patch:?}");
     };
@@ -48,6 +49,32 @@ fn a_livepatch_tells_what_it_declares() {
     // The name comes from the contents, not from where the file has been moved to.
     let moved = PatchModule::parse(&bytes, "elsewhere.lp").unwrap();
     assert_eq!(moved.name, "my_patch");
+}
+
+#[test]
+fn what_an_init_function_sets_is_not_settled() {
+    let text = std::fs::read_to_string(fixture("patch.c")).unwrap();
+    let init = "return klp_enable_patch(&";
+    assert!(text.contains(init), "{text}");
+    for (setting, flags) in [
+        ("patch.replace = limit;", "-O2"),
+        ("patch.replace = limit;", "-O0"),
+        ("states[0].version = limit;", "-O2"),
+        ("states[0].version = limit;", "-O0"),
+        ("states[0].version = 70000;", "-O2"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("set.c");
+        std::fs::write(
+            &source,
+            text.replacen(init, &format!("{setting} {init}"), 1),
+        )
+        .unwrap();
+        let (compiled, _) = try_build(&[source], "set", &[flags]).unwrap();
+        let patches = compiled.module.declared_patches();
+        assert_eq!(patches.len(), 1, "{setting} {flags}");
+        assert!(!patches[0].settled, "{setting} {flags}");
+    }
 }
 
 #[test]

@@ -96,6 +96,28 @@ fn a_disable_sees_older_patches_only() {
     scene.program.finish();
 }
 
+/// What the module's data say before its init function has run is not what counts.
+#[test]
+fn a_version_may_come_from_a_parameter() {
+    let mut scene = Scene::set();
+    let source = versioned(&[("first", 101)], 0, ".replace = true").replace(
+        "static int init(void) {",
+        "static int version;\nmodule_param(version, int, 0444);\n\
+         static int init(void) { states[0].version = version;",
+    );
+    scene.install("v2", &versioned(&[("first", 100)], 2, ".replace = true"));
+    let older = scene.load_with("older", &source, &[("version", "1")]);
+    expect_refused(older, Errno::EINVAL, "is not compatible with 'v2'");
+    scene.expect_answers(100, 2);
+    scene
+        .load_with("newer", &source, &[("version", "3")])
+        .expect("load");
+    scene.settle();
+    scene.expect_answers(101, 2);
+    scene.disable("newer");
+    scene.program.finish();
+}
+
 #[test]
 fn incompatible_versions_are_refused_and_logged() {
     let mut scene = Scene::set();
