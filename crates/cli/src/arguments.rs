@@ -63,6 +63,17 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
     },
+    /// Keep a livepatch of the kernel to be loaded again whenever that kernel is booted
+    Pin(PinArguments),
+    /// Forget the livepatch that is pinned for a kernel; what is loaded stays loaded
+    Unpin {
+        /// The kernel's own livepatch, for which there are pins
+        #[arg(long, required = true)]
+        kernel: bool,
+        /// The kernel release whose pin is meant, instead of the running one
+        #[arg(long, value_name = "RELEASE")]
+        release: Option<String>,
+    },
     /// Print the livepatch log of a process or the kernel
     Log(LogArguments),
     /// Write a symbol file with which a debugger sees patches and unwinds through them
@@ -200,6 +211,31 @@ impl WaitArguments {
             on_timeout: self.on_timeout,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinArguments {
+    /// The livepatch module (.ko); it takes the place of what is pinned for the same kernel
+    #[arg(
+        required_unless_present_any = ["list", "apply", "install_unit"],
+        requires = "kernel",
+    )]
+    pub(crate) file: Option<PathBuf>,
+    /// Values of module parameters
+    #[arg(value_name = "PARAM=VALUE", value_parser = parse_parameter)]
+    pub(crate) parameters: Vec<(String, String)>,
+    /// The kernel's own livepatch, for which there are pins
+    #[arg(long)]
+    kernel: bool,
+    /// List what is pinned
+    #[arg(long, conflicts_with_all = ["file", "apply", "install_unit"])]
+    pub(crate) list: bool,
+    /// Load what is pinned for the running kernel, if it is not loaded: what the unit does
+    #[arg(long, conflicts_with_all = ["file", "install_unit"])]
+    pub(crate) apply: bool,
+    /// Write and enable the systemd unit that applies pins at boot
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) install_unit: bool,
 }
 
 #[derive(Debug, Args)]

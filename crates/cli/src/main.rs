@@ -70,6 +70,8 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::List { target } => status::list(&target, output),
         Command::Status { target } if target.kernel => kernel::status(output),
         Command::Status { target } => status::status(&target, output),
+        Command::Pin(arguments) => kernel::pin(&arguments, output),
+        Command::Unpin { release, .. } => kernel::unpin(release.as_deref(), output),
         Command::Log(arguments) if arguments.target.kernel => kernel::log(&arguments, output),
         Command::Log(arguments) => log::run(&arguments, output),
         Command::Symbols(arguments) => symbols::run(&arguments, output),

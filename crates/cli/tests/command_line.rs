@@ -41,6 +41,8 @@ Commands:
   force    Complete the running transition although threads still use the code to be left
   list     List the patches of a process or the kernel
   status   Show patches, objects, functions, and the running transition with what holds it up
+  pin      Keep a livepatch of the kernel to be loaded again whenever that kernel is booted
+  unpin    Forget the livepatch that is pinned for a kernel; what is loaded stays loaded
   log      Print the livepatch log of a process or the kernel
   symbols  Write a symbol file with which a debugger sees patches and unwinds through them
   demo     Patch a bundled server under load, step by step

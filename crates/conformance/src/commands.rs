@@ -138,6 +138,55 @@ const STORY: &[Act] = &[
         &["in transition"],
         &[],
     ),
+    Engraft("disable conf_p1", 0, &["'conf_p1' is disabled"], &[]),
+    Engraft("unload conf_p1", 0, &["unloaded"], &[]),
+    // Pins, of which the last is applied while the thread is still inside.
+    Engraft("pin --apply", 0, &["nothing is pinned"], &["help"]),
+    Engraft("pin --list", 0, &["no pins"], &[]),
+    Engraft("unpin", 1, &["ENOENT", "nothing is pinned"], &[]),
+    Engraft("pin /modules/conf_core.ko", 1, &["EINVAL"], &[]),
+    Engraft(
+        "pin /modules/conf_p0.ko objects=1 callbacks=1 pre_patch_ret=-19",
+        0,
+        &["'conf_p0' is pinned for Linux", "--install-unit"],
+        &["instead of", "this is Linux"],
+    ),
+    Engraft(
+        "pin --apply",
+        1,
+        &["ENODEV", "pre-patch callback failed for object 'vmlinux'"],
+        &[],
+    ),
+    Engraft(
+        "pin /modules/conf_p0.ko functions=2 version=7",
+        0,
+        &["instead of 'conf_p0'"],
+        &[],
+    ),
+    Engraft("pin --apply", 0, &["'conf_p0' is enabled"], &[]),
+    Engraft(
+        "pin --apply",
+        0,
+        &["'conf_p0' is already enabled"],
+        &["threads"],
+    ),
+    Engraft(
+        "pin /modules/conf_p1.ko functions=1",
+        0,
+        &["'conf_p1' is pinned", "instead of 'conf_p0'"],
+        &[],
+    ),
+    Engraft(
+        "pin --list",
+        0,
+        &["(running)", "conf_p1", "functions=1"],
+        &["conf_p0"],
+    ),
+    Engraft("pin --install-unit", 1, &["ENOENT", "systemd"], &[]),
+    Engraft("disable conf_p0", 0, &["'conf_p0' is disabled"], &[]),
+    Engraft("pin --apply", 3, &["left unfinished", "conf-0", "a1"], &[]),
+    Engraft("unpin", 0, &["'conf_p1' is no longer pinned"], &[]),
+    Engraft("pin --list", 0, &["no pins"], &["conf_p1"]),
     Engraft("force", 0, &["'conf_p1' is forced"], &[]),
     Target("free 0"),
     Target("call a1"),
@@ -166,7 +215,7 @@ pub fn check(kernel: &mut KernelSide) -> Result<(Vec<String>, u32), Failure> {
         count += 1;
         for json in [false, true] {
             // What changes something is done once.
-            let looks = ["list", "status", "check", "log"]
+            let looks = ["list", "status", "check", "log", "pin --list"]
                 .iter()
                 .any(|verb| line.starts_with(verb));
             if json && !looks {

@@ -30,8 +30,18 @@ impl Kernel {
         module: &KernelModule,
         parameters: &[(String, String)],
     ) -> Result<(), Error> {
+        let fail = |error| Error::of_io(format!("load '{}'", module.name), &error);
+        self.load_file(&File::open(path).map_err(fail)?, module, parameters)
+    }
+
+    /// The same for a file that is open.
+    pub(crate) fn load_file(
+        &self,
+        file: &File,
+        module: &KernelModule,
+        parameters: &[(String, String)],
+    ) -> Result<(), Error> {
         let context = format!("load '{}'", module.name);
-        let file = File::open(path).map_err(|error| Error::of_io(&context, &error))?;
         if !module.livepatch {
             let reason = "it is not marked as a livepatch module";
             return Err(Error::new(context, Errno::EINVAL, reason)
@@ -49,7 +59,7 @@ impl Kernel {
             ));
         };
         let before = self.last_line();
-        finit_module(&file, &text, ModuleInitFlags::empty()).map_err(|errno| {
+        finit_module(file, &text, ModuleInitFlags::empty()).map_err(|errno| {
             let error = match errno {
                 Errno::EEXIST => Error::of_call(&context, errno)
                     .with_help("a module of that name is loaded: unload it first"),

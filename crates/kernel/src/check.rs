@@ -1,8 +1,6 @@
 //! What stands against a module, as far as it can be told before the kernel is asked.
 
-use std::fs;
-
-use crate::{Kernel, KernelModule};
+use crate::{Kernel, KernelModule, read_release};
 
 impl Kernel {
     /// Why the kernel would refuse a module; the kernel may find more.
@@ -12,10 +10,8 @@ impl Kernel {
         if !module.livepatch {
             problems.push("it is not marked as a livepatch module".to_owned());
         }
-        let release = self.proc().join("sys/kernel/osrelease");
-        let release = fs::read_to_string(release).unwrap_or_default();
-        let release = release.trim();
-        let made_for = module.vermagic.split(' ').next().unwrap_or_default();
+        let release = read_release(&self.root).unwrap_or_default();
+        let made_for = module.release();
         if !release.is_empty() && made_for != release {
             problems.push(format!(
                 "it was built for Linux {made_for}, and this is {release}"

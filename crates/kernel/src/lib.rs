@@ -1,6 +1,6 @@
 //! The running kernel's own livepatch, through what it offers to user space: sysfs
 //! (Documentation/ABI/testing/sysfs-kernel-livepatch), `/proc/PID/patch_state`, `/dev/kmsg`,
-//! finit_module(2) and delete_module(2).
+//! finit_module(2) and delete_module(2); and the pins of a host, which are loaded again at boot.
 //!
 //! This crate must not know processes' patches, the livepatch rules (the kernel has them), when to
 //! wait, or how anything is shown.
@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod log;
 mod module;
+mod pin;
 mod stack;
 mod tasks;
 
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 pub use error::Error;
 pub use log::LogLine;
 pub use module::KernelModule;
+pub use pin::{Applied, Pin, Pinned, PinnedModule, Pins};
 pub use stack::{Function, Object, Patch};
 pub use tasks::{Task, Tasks};
 
@@ -66,6 +68,12 @@ impl Kernel {
     fn proc(&self) -> PathBuf {
         self.root.join("proc")
     }
+}
+
+/// The kernel's release, as of uname(2).
+fn read_release(root: &Path) -> std::io::Result<String> {
+    let release = std::fs::read_to_string(root.join("proc/sys/kernel/osrelease"))?;
+    Ok(release.trim().to_owned())
 }
 
 /// The names of the directories in one, with their paths, sorted; none if it cannot be read.

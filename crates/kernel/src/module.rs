@@ -5,7 +5,7 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::Error;
 
-/// What a module's file says of itself in its section `.modinfo`.
+/// What a module's file says of itself, mostly in its section `.modinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelModule {
     /// Its name, once it is loaded.
@@ -14,9 +14,17 @@ pub struct KernelModule {
     pub livepatch: bool,
     /// The kernel and configuration that it was built for.
     pub vermagic: String,
+    /// The note with its build-id, if it has one.
+    pub build_id: Option<Vec<u8>>,
 }
 
 impl KernelModule {
+    /// The kernel release that it was built for: the first word of `vermagic`.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        self.vermagic.split(' ').next().unwrap_or_default()
+    }
+
     /// Reads a module's file.
     ///
     /// # Errors
@@ -28,9 +36,9 @@ impl KernelModule {
             refuse("it is no kernel module")
                 .with_help("give the .ko file; decompress it first if it is a .ko.xz or .ko.zst")
         })?;
-        let section = file.section_by_name(".modinfo");
-        let info = section.and_then(|section| section.data().ok().map(<[u8]>::to_vec));
-        let info = info.ok_or_else(|| refuse("it is no kernel module: it has no .modinfo"))?;
+        let read = |name| Some(file.section_by_name(name)?.data().ok()?.to_vec());
+        let info =
+            read(".modinfo").ok_or_else(|| refuse("it is no kernel module: it has no .modinfo"))?;
         let entries = info.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let entries: Vec<String> = entries.map(|entry| entry.into_owned()).collect();
         let value = |key: &str| {
@@ -44,6 +52,7 @@ impl KernelModule {
             name: value("name").unwrap_or_else(|| stem.replace('-', "_")),
             livepatch: value("livepatch").is_some_and(|value| value == "Y"),
             vermagic: value("vermagic").unwrap_or_default(),
+            build_id: read(".note.gnu.build-id"),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The commands for the running kernel's own livepatch (`--kernel`).
 
+mod pin;
 mod show;
 mod transition;
 
@@ -18,6 +19,7 @@ use crate::render;
 use crate::wait::{self, OnTimeout, Waiting};
 use transition::KernelTransition;
 
+pub(crate) use pin::{pin, unpin};
 pub(crate) use show::{list, log, status};
 
 /// The kernel completes a forced transition in its next round.
