@@ -5,7 +5,7 @@
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"engraft\0");
 
 /// Version of every layout in this crate.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Upper bound of patches that a target can hold at once, replaced ones included.
 pub const MAX_PATCHES: usize = 256;
@@ -73,4 +73,8 @@ pub struct RuntimeConfig {
     pub xsave_mask: u64,
     /// 1 when `rdtsc` may be executed, 0 when the target has it disabled.
     pub tsc_allowed: u64,
+    /// Address of the dynamic linker's `struct r_debug`, 0 when there is none.
+    pub debug: u64,
+    /// Address of the [`crate::Plan`] in force, 0 for none; written at any time.
+    pub plan: u64,
 }

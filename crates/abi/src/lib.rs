@@ -9,11 +9,17 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod control;
 mod klp;
 mod mailbox;
 mod ring;
 
+pub use arrival::{
+    Arrivals, FunctionStatus, LibraryStatus, MAX_DISPLACED, ObjectStatus, PLAN_AWAITED, PLAN_BUILT,
+    PLAN_FIXED, PLAN_IN_TRANSITION, PLAN_POST_UNPATCH_DUE, PLAN_SETTLED, Plan, PlanBinding,
+    PlanFunction, PlanObject, Redirect, identify,
+};
 pub use control::{
     CONTROL_MAGIC, ControlHeader, Descriptor, LAYOUT_VERSION, MAX_PATCHES, PatchTable,
     RuntimeConfig,

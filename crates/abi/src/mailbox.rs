@@ -65,6 +65,9 @@ pub enum CommandKind {
     /// Append a line to the log ring: `target` is the level, `arguments[0]` the address
     /// and `arguments[1]` the length of the text.
     Log = 4,
+    /// As `Call`, with `arguments[0]` alone, if the word at `arguments[4]` is `arguments[5]`;
+    /// else nothing is called and the result is 0. No library in a plan comes or goes meanwhile.
+    CallWhile = 5,
 }
 
 impl CommandKind {
@@ -77,6 +80,7 @@ impl CommandKind {
             2 => Some(Self::Syscall),
             3 => Some(Self::Return),
             4 => Some(Self::Log),
+            5 => Some(Self::CallWhile),
             _ => None,
         }
     }

@@ -197,6 +197,18 @@ fn displace(site: u64, code: &[u8], size: usize) -> Result<Vec<Instruction>, Ent
     Ok(displaced)
 }
 
+/// How many of the first bytes are instructions that do nothing and are never reached.
+#[must_use]
+pub fn filler_length(address: u64, code: &[u8]) -> usize {
+    let mut length = 0;
+    while let Some(rest) = code.get(length..).filter(|rest| !rest.is_empty())
+        && let Some(filler) = decode_one(address + length as u64, rest).filter(is_filler)
+    {
+        length += filler.len();
+    }
+    length
+}
+
 fn is_filler(instruction: &Instruction) -> bool {
     instruction.mnemonic() == Mnemonic::Nop || instruction.code() == Code::Int3
 }

@@ -67,7 +67,7 @@ fn warn_of_absent_objects(output: &Output, pid: i32, patch: Option<&PatchStatus>
         let name = &object.name;
         output.warning(
             pid,
-            &format!("object '{name}' is not loaded, so nothing of it is patched"),
+            &format!("object '{name}' is not loaded; it is patched when it comes"),
         );
     }
 }

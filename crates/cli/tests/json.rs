@@ -369,7 +369,7 @@ fn an_object_that_is_not_there_is_mentioned() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let pid = scene.target.id();
     let expected = format!(
-        "engraft: process {pid}: object 'libabsent.so' is not loaded, so nothing of it is patched\n"
+        "engraft: process {pid}: object 'libabsent.so' is not loaded; it is patched when it comes\n"
     );
     assert_eq!(said, expected);
 }

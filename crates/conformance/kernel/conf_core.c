@@ -5,6 +5,7 @@
 //   park T F   thread T (0 to 2) calls F and stays inside until
 //   free T     it leaves; the version of what it was in
 //   hammer T F thread T calls F again and again until it is freed; then the last version
+// Loading or unloading an object leaves an answer there as well.
 #include <linux/completion.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -20,25 +21,45 @@
 struct worker {
 	struct task_struct *task;
 	conf_function *function;
+	struct module *owner;
 	bool hammers, inside, freed;
 	int result;
 };
 
-static struct { const char *name; conf_function *function; } functions[FUNCTIONS];
+struct entry {
+	const char *name;
+	conf_function *function;
+	struct module *owner;
+};
+
+static struct entry functions[FUNCTIONS];
 static struct worker workers[THREADS];
 static DECLARE_WAIT_QUEUE_HEAD(changed);
 static char answer[64];
 
-void conf_register(const char *name, conf_function *function)
+void conf_register(const char *name, conf_function *function, struct module *owner)
 {
 	for (int i = 0; i < FUNCTIONS; i++)
-		if (!functions[i].name || !strcmp(functions[i].name, name)) {
-			functions[i].name = name;
-			functions[i].function = function;
+		if (!functions[i].name) {
+			functions[i] = (struct entry){ name, function, owner };
 			return;
 		}
 }
 EXPORT_SYMBOL_GPL(conf_register);
+
+void conf_unregister(const char *name)
+{
+	for (int i = 0; i < FUNCTIONS; i++)
+		if (functions[i].name && !strcmp(functions[i].name, name))
+			functions[i] = (struct entry){};
+}
+EXPORT_SYMBOL_GPL(conf_unregister);
+
+void conf_tell(int version)
+{
+	snprintf(answer, sizeof(answer), "%d", version);
+}
+EXPORT_SYMBOL_GPL(conf_tell);
 
 /* What every version of every function does: stays inside if a thread is parked there. */
 noinline int conf_body(int thread, int version)
@@ -76,11 +97,11 @@ static int work(void *data)
 	}
 }
 
-static conf_function *find(const char *name)
+static struct entry *find(const char *name)
 {
 	for (int i = 0; i < FUNCTIONS; i++)
 		if (functions[i].name && !strcmp(functions[i].name, name))
-			return functions[i].function;
+			return &functions[i];
 	return NULL;
 }
 
@@ -93,15 +114,15 @@ static int say(const char *text)
 static int obey(char *line)
 {
 	struct worker *worker = NULL;
-	conf_function *function;
+	struct entry *entry;
 	char name[16], verb[16];
 	int thread;
 
 	if (sscanf(line, "call %15s", name) == 1) {
-		function = find(name);
-		if (!function)
+		entry = find(name);
+		if (!entry)
 			return -ENOENT;
-		snprintf(answer, sizeof(answer), "%d", function(-1));
+		snprintf(answer, sizeof(answer), "%d", entry->function(-1));
 		return 0;
 	}
 	if (sscanf(line, "free %d", &thread) == 1 && thread >= 0 && thread < THREADS) {
@@ -111,18 +132,20 @@ static int obey(char *line)
 		WRITE_ONCE(worker->freed, true);
 		wake_up_all(&changed);
 		wait_event(changed, !READ_ONCE(worker->function));
+		module_put(worker->owner);
 		snprintf(answer, sizeof(answer), "%d", worker->result);
 		return 0;
 	}
 	if (sscanf(line, "%15s %d %15s", verb, &thread, name) != 3 || thread < 0 || thread >= THREADS)
 		return -EINVAL;
 	worker = &workers[thread];
-	function = find(name);
-	if (!function || READ_ONCE(worker->function))
+	entry = find(name);
+	if (!entry || READ_ONCE(worker->function) || !try_module_get(entry->owner))
 		return -ENOENT;
+	worker->owner = entry->owner;
 	worker->hammers = !strcmp(verb, "hammer");
 	worker->inside = worker->freed = false;
-	WRITE_ONCE(worker->function, function);
+	WRITE_ONCE(worker->function, entry->function);
 	wake_up_all(&changed);
 	wait_event(changed, READ_ONCE(worker->inside));
 	return say("inside");

@@ -18,7 +18,14 @@ int JOIN(OBJECT, 2)(int thread);
 VERSION(JOIN(OBJECT, 1), 1)
 VERSION(JOIN(OBJECT, 2), 1)
 
-#define REGISTER_FUNCTIONS() do { \
-	conf_register(TEXT(OBJECT) "1", JOIN(OBJECT, 1)); \
-	conf_register(TEXT(OBJECT) "2", JOIN(OBJECT, 2)); \
+/* What an object does when it comes, and when it goes. It tells which version it calls then. */
+#define BEGIN_OBJECT(owner) do { \
+	conf_register(TEXT(OBJECT) "1", JOIN(OBJECT, 1), owner); \
+	conf_register(TEXT(OBJECT) "2", JOIN(OBJECT, 2), owner); \
+	conf_tell(JOIN(OBJECT, 1)(-1)); \
+} while (0)
+#define END_OBJECT() do { \
+	conf_unregister(TEXT(OBJECT) "1"); \
+	conf_unregister(TEXT(OBJECT) "2"); \
+	conf_tell(JOIN(OBJECT, 1)(-1)); \
 } while (0)

@@ -13,7 +13,7 @@ static int version = 2;
 module_param(version, int, 0644);
 static int replace;
 module_param(replace, int, 0444);
-/* Bits: a1, a2, b1, b2, c1, c2; c is never there. */
+/* Bits: a1, a2, b1, b2, c1, c2. */
 static int functions;
 module_param(functions, int, 0444);
 /* Bits: vmlinux, conf_a, conf_b, conf_c. With callbacks, these objects are there in any case. */
@@ -87,17 +87,25 @@ static void say_states(void)
 	}
 }
 
+/* An object that comes or goes does so outside any transition, most of the time. */
+static bool in_transition(struct klp_object *obj)
+{
+	return !obj->mod || obj->mod->state == MODULE_STATE_LIVE;
+}
+
 static int pre_patch(struct klp_object *obj)
 {
 	say("pre_patch", obj);
-	say_states();
+	if (in_transition(obj))
+		say_states();
 	return obj->name == object_names[fails_for] ? pre_patch_ret : 0;
 }
 
 static void post_patch(struct klp_object *obj)
 {
 	say("post_patch", obj);
-	say_states();
+	if (in_transition(obj))
+		say_states();
 }
 
 static void pre_unpatch(struct klp_object *obj)

@@ -1,10 +1,13 @@
-// One of the objects that are patched: built as conf_a.so and as conf_b.so.
+// One of the objects that are patched: built as conf_a.so, conf_b.so and conf_c.so.
 #include "conf_core.h"
 #include "conf_functions.h"
 
-void JOIN(OBJECT, _register)(void);
-
-void JOIN(OBJECT, _register)(void)
+__attribute__((__constructor__)) static void object_init(void)
 {
-	REGISTER_FUNCTIONS();
+	BEGIN_OBJECT(0);
+}
+
+__attribute__((__destructor__)) static void object_exit(void)
+{
+	END_OBJECT();
 }

@@ -1,6 +1,7 @@
 // The target on the process' side: the same as kernel/conf_core.c, with commands on stdin and
 // answers on stdout. An answer begins with the number of an error, 0 for none.
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -11,11 +12,12 @@
 
 #define THREADS 3
 #define FUNCTIONS 8
-
-extern void a_register(void), b_register(void);
+#define LIBRARIES 2
 
 struct worker {
 	conf_function *function;
+	/* The letter of the object that it is in, while it has a function. */
+	char object;
 	int hammers, inside, freed, result;
 };
 
@@ -23,18 +25,35 @@ struct worker {
 int console_printk[4] = { 7, 4, 1, 7 };
 
 static struct { const char *name; conf_function *function; } functions[FUNCTIONS];
+static struct { const char *name; void *handle; } libraries[LIBRARIES] = {
+	{ "conf_b", NULL }, { "conf_c", NULL },
+};
 static struct worker workers[THREADS];
+static char answer[512];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 
-void conf_register(const char *name, conf_function *function)
+void conf_register(const char *name, conf_function *function, struct module *owner)
 {
+	(void)owner;
 	for (int i = 0; i < FUNCTIONS; i++)
 		if (!functions[i].name) {
 			functions[i].name = name;
 			functions[i].function = function;
 			return;
 		}
+}
+
+void conf_unregister(const char *name)
+{
+	for (int i = 0; i < FUNCTIONS; i++)
+		if (functions[i].name && !strcmp(functions[i].name, name))
+			functions[i].name = NULL;
+}
+
+void conf_tell(int version)
+{
+	sprintf(answer, "%d", version);
 }
 
 static void set(int *place, int value)
@@ -103,13 +122,48 @@ static conf_function *find(const char *name)
 	return NULL;
 }
 
-static int obey(const char *line, char *answer)
+/* A library that a patch refuses comes with no number of an error: only a text says so. */
+static int insmod(int library)
+{
+	char file[16];
+
+	if (libraries[library].handle)
+		return EEXIST;
+	sprintf(file, "%s.so", libraries[library].name);
+	libraries[library].handle = dlopen(file, RTLD_NOW);
+	if (libraries[library].handle)
+		return 0;
+	snprintf(answer, sizeof answer, "%s", dlerror());
+	return ELIBBAD;
+}
+
+static int rmmod(int library)
+{
+	char letter = libraries[library].name[strlen("conf_")];
+
+	if (!libraries[library].handle)
+		return ENOENT;
+	for (int i = 0; i < THREADS; i++)
+		if (workers[i].function && workers[i].object == letter)
+			return EAGAIN;
+	dlclose(libraries[library].handle);
+	libraries[library].handle = NULL;
+	return 0;
+}
+
+static int obey(const char *line)
 {
 	struct worker *worker;
 	conf_function *function;
 	char name[16], verb[16];
 	int thread;
 
+	if (sscanf(line, "insmod %15s", name) == 1 || sscanf(line, "rmmod %15s", name) == 1) {
+		for (int i = 0; i < LIBRARIES; i++)
+			if (!strcmp(libraries[i].name, name))
+				return line[0] == 'i' ? insmod(i) : rmmod(i);
+		return ENOENT;
+	}
 	if (sscanf(line, "call %15s", name) == 1) {
 		function = find(name);
 		if (!function)
@@ -136,6 +190,7 @@ static int obey(const char *line, char *answer)
 	if (!function || worker->function)
 		return ENOENT;
 	pthread_mutex_lock(&lock);
+	worker->object = name[0];
 	worker->hammers = !strcmp(verb, "hammer");
 	worker->inside = worker->freed = 0;
 	worker->function = function;
@@ -148,11 +203,11 @@ static int obey(const char *line, char *answer)
 
 int main(void)
 {
-	char line[64], answer[32];
+	char line[64];
 
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY);
-	a_register();
-	b_register();
+	if (insmod(0))
+		return 1;
 	for (int i = 0; i < THREADS; i++) {
 		pthread_t thread;
 
@@ -163,7 +218,7 @@ int main(void)
 	fflush(stdout);
 	while (fgets(line, sizeof line, stdin)) {
 		answer[0] = 0;
-		int error = obey(line, answer);
+		int error = obey(line);
 		printf("%d %s\n", error, answer);
 		fflush(stdout);
 	}

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Debug};
 
-use crate::side::Side;
+use crate::side::{REFUSED, Side};
 use engraft_guest::{Failure, Outcome, Patch, Step};
 
 /// The first thing that is not the same.
@@ -41,14 +41,16 @@ pub fn run(side: &mut dyn Side, steps: &[Step]) -> Result<Vec<Outcome>, Failure>
     steps.iter().map(|step| side.take(step)).collect()
 }
 
-/// The first difference between what both sides did.
+/// The first difference between what both sides did at these steps.
 #[must_use]
-pub fn compare(kernel: &[Outcome], process: &[Outcome]) -> Option<Difference> {
-    let both = kernel.iter().zip(process).enumerate();
-    let mut differences = both.flat_map(|(step, (kernel, process))| {
+pub fn compare(steps: &[Step], kernel: &[Outcome], process: &[Outcome]) -> Option<Difference> {
+    let both = steps.iter().zip(kernel.iter().zip(process)).enumerate();
+    let mut differences = both.flat_map(|(number, (step, (kernel, process)))| {
         let process = with_what_the_kernel_shows(process, kernel);
+        let errno = error_shown(step, kernel);
+        let step = number;
         [
-            differ(step, "the error", &kernel.errno, &process.errno),
+            differ(step, "the error", &errno, &process.errno),
             differ(step, "the answer", &kernel.answer, &process.answer),
             differ(
                 step,
@@ -63,6 +65,16 @@ pub fn compare(kernel: &[Outcome], process: &[Outcome]) -> Option<Difference> {
         .flatten()
     });
     differences.next()
+}
+
+/// The error that the process can show, too: it knows of an object that a patch refuses that it is
+/// refused, not why.
+fn error_shown(step: &Step, kernel: &Outcome) -> i32 {
+    let is_refusal = |line: &String| line.contains(", refusing to load module '");
+    match step {
+        Step::Insmod(_) if kernel.errno != 0 && kernel.log.iter().any(is_refusal) => REFUSED,
+        _ => kernel.errno,
+    }
 }
 
 /// The kernel shows no addresses: `<(____ptrval____), 1236>`.
@@ -118,6 +130,28 @@ mod tests {
         }
     }
 
+    fn steps(count: usize) -> Vec<Step> {
+        vec![Step::Disable("p".to_owned()); count]
+    }
+
+    #[test]
+    fn a_refused_library_has_no_number() {
+        let refused = |errno| Outcome {
+            errno,
+            log: vec![
+                "livepatch: patch 'p' failed for module 'o', refusing to load module 'o'".into(),
+            ],
+            ..Outcome::default()
+        };
+        let insmod = [Step::Insmod("o".to_owned())];
+        assert_eq!(compare(&insmod, &[refused(19)], &[refused(REFUSED)]), None);
+        assert!(compare(&insmod, &[refused(19)], &[refused(0)]).is_some());
+        assert!(compare(&insmod, &[refused(0)], &[refused(REFUSED)]).is_some());
+        assert!(compare(&steps(1), &[refused(19)], &[refused(REFUSED)]).is_some());
+        let silent = [outcome(None, 17)];
+        assert!(compare(&insmod, &silent, &[outcome(None, REFUSED)]).is_some());
+    }
+
     #[test]
     fn the_first_difference_is_told() {
         let kernel = [
@@ -130,17 +164,18 @@ mod tests {
             outcome(Some(true), 9),
             outcome(Some(true), 9),
         ];
-        let difference = compare(&kernel, &process).expect("one");
+        let difference = compare(&steps(3), &kernel, &process).expect("one");
         assert_eq!((difference.step, difference.what), (1, "the error"));
-        assert_eq!(compare(&kernel, &kernel), None);
+        assert_eq!(compare(&steps(3), &kernel, &kernel), None);
     }
 
     #[test]
     fn what_the_kernel_does_not_show_is_not_compared() {
         assert_eq!(
-            compare(&[outcome(None, 0)], &[outcome(Some(true), 0)]),
+            compare(&steps(1), &[outcome(None, 0)], &[outcome(Some(true), 0)]),
             None
         );
-        assert!(compare(&[outcome(Some(false), 0)], &[outcome(Some(true), 0)]).is_some());
+        let kernel = [outcome(Some(false), 0)];
+        assert!(compare(&steps(1), &kernel, &[outcome(Some(true), 0)]).is_some());
     }
 }

@@ -24,11 +24,13 @@ impl Random {
 }
 
 const PATCHES: [&str; 4] = ["conf_p0", "conf_p1", "conf_p2", "conf_p3"];
-const FUNCTIONS: [&str; 4] = ["a1", "a2", "b1", "b2"];
+const FUNCTIONS: [&str; 6] = ["a1", "a2", "b1", "b2", "c1", "c2"];
+
+/// Objects that come and go.
+const OBJECTS: [&str; 2] = ["conf_b", "conf_c"];
 const THREADS: usize = 3;
 
 /// Bits of the parameters of `conf_patch.c`.
-const FUNCTION_BITS: usize = 6;
 const OBJECT_BITS: usize = 4;
 const CALLBACK_BITS: usize = 4;
 
@@ -41,6 +43,7 @@ pub fn generate(seed: u64) -> Vec<Step> {
         loaded: Vec::new(),
         off: Vec::new(),
         parked: Vec::new(),
+        present: vec!["conf_b"],
     };
     let count = 5 + generator.random.below(16);
     (0..count).map(|_| generator.step()).collect()
@@ -54,11 +57,13 @@ struct Generator {
     off: Vec<&'static str>,
     /// Threads that are inside a function.
     parked: Vec<usize>,
+    /// Objects that are there, if nothing was in the way.
+    present: Vec<&'static str>,
 }
 
 impl Generator {
     fn step(&mut self) -> Step {
-        match self.random.below(20) {
+        match self.random.below(24) {
             0..=4 => self.load(),
             5..=7 => {
                 let patch = self.patch();
@@ -81,6 +86,7 @@ impl Generator {
                 Step::Target(format!("park {thread} {}", self.random.pick(&FUNCTIONS)))
             }
             16..=18 => Step::Target(format!("free {}", self.thread())),
+            19..=22 => self.come_or_go(),
             _ => Step::Target(format!("call {}", self.random.pick(&FUNCTIONS))),
         }
     }
@@ -101,6 +107,21 @@ impl Generator {
             Some(thread) if !self.random.one_in(5) => thread,
             _ => self.random.below(THREADS),
         }
+    }
+
+    /// An object comes or goes, whichever it can, most of the time; conf_c twice as often.
+    fn come_or_go(&mut self) -> Step {
+        let object = match self.random.one_in(3) {
+            true => self.random.pick(&OBJECTS),
+            false => "conf_c",
+        };
+        let goes = self.present.contains(&object) != self.random.one_in(8);
+        self.present.retain(|present| *present != object);
+        if goes {
+            return Step::Rmmod(object.to_owned());
+        }
+        self.present.push(object);
+        Step::Insmod(object.to_owned())
     }
 
     fn load(&mut self) -> Step {
@@ -127,9 +148,7 @@ fn generate_parameters(random: &mut Random) -> String {
             parameters += &format!(" {name}={value}");
         }
     };
-    // One of c, which is never there, in every second patch is enough.
-    let bits = random.pick(&[FUNCTION_BITS, FUNCTIONS.len()]);
-    add("functions", random.below(1 << bits));
+    add("functions", random.below(1 << FUNCTIONS.len()));
     add("objects", random.below(1 << OBJECT_BITS));
     add("callbacks", random.below(1 << CALLBACK_BITS));
     add("replace", random.below(2));

@@ -2,6 +2,10 @@
 
 use engraft_guest::{Failure, Outcome, Step};
 
+/// In place of the number of an error: a library was refused. A program learns from dlopen that it
+/// was, not why.
+pub(crate) const REFUSED: i32 = -1;
+
 /// One side: a target and a way to change it.
 pub trait Side {
     /// Takes a step and waits until nothing moves any more.

@@ -19,6 +19,7 @@ pub(crate) const KERNEL_TARGET: &[Module] = &[
     ("conf_core", include_str!("../kernel/conf_core.c")),
     ("conf_a", OBJECT),
     ("conf_b", OBJECT),
+    ("conf_c", OBJECT),
 ];
 
 /// The process' target: its program, and a library of it.

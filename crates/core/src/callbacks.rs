@@ -37,11 +37,11 @@ pub struct CallbackCall {
 }
 
 impl State {
-    /// Sets the phase to the next call of this kind at or after object `from`. `false` when
-    /// there is none left; the phase is then unchanged.
+    /// Sets the phase to the next call of this kind, in the objects' order. `false` when there
+    /// is none left; the phase is then unchanged.
     ///
     /// Objects without the callback are treated here as if it had run and succeeded.
-    pub(crate) fn seek_call(&mut self, kind: CallbackKind, from: usize) -> bool {
+    pub(crate) fn seek_call(&mut self, kind: CallbackKind) -> bool {
         let Some(id) = self.transition.as_ref().map(|t| t.patch) else {
             return false;
         };
@@ -49,7 +49,7 @@ impl State {
         let Some(patch) = self.stacked_mut(id) else {
             return false;
         };
-        for (index, object) in patch.objects.iter_mut().enumerate().skip(from) {
+        for (index, object) in patch.objects.iter_mut().enumerate() {
             if !is_due(object, kind) {
                 continue;
             }
@@ -80,12 +80,14 @@ impl State {
     }
 }
 
-/// Whether this event concerns the object. pre_unpatch is guarded by `patched`, post_unpatch
-/// by an earlier successful pre_patch: a callback-only object counts like any other.
-fn is_due(object: &Object, kind: CallbackKind) -> bool {
+/// Whether this event still concerns the object; what its callback brings about ends that.
+/// pre_unpatch is guarded by `patched`, post_unpatch by an earlier successful pre_patch: a
+/// callback-only object counts like any other.
+pub(crate) fn is_due(object: &Object, kind: CallbackKind) -> bool {
     match kind {
-        CallbackKind::PrePatch | CallbackKind::PostPatch => object.loaded,
-        CallbackKind::PreUnpatch => object.patched,
+        CallbackKind::PrePatch => object.loaded && !object.patched && !object.post_unpatch_due,
+        CallbackKind::PostPatch => object.loaded && object.patched && !object.settled,
+        CallbackKind::PreUnpatch => object.patched && object.settled,
         CallbackKind::PostUnpatch => object.loaded && object.post_unpatch_due,
     }
 }
@@ -103,6 +105,7 @@ fn note_result(object: &mut Object, kind: CallbackKind, value: i32) {
     match kind {
         CallbackKind::PrePatch => object.post_unpatch_due = value == 0,
         CallbackKind::PostUnpatch => object.post_unpatch_due = false,
-        CallbackKind::PostPatch | CallbackKind::PreUnpatch => {}
+        CallbackKind::PostPatch => object.settled = true,
+        CallbackKind::PreUnpatch => object.settled = false,
     }
 }

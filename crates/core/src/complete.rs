@@ -65,14 +65,14 @@ impl State {
         let line = format!("'{name}': initializing {} transition", target.verb());
         self.log(Level::Debug, stamp, line);
         match target {
-            Universe::Patched => self.call_from(stamp, CallbackKind::PrePatch, 0),
-            Universe::Unpatched => self.call_from(stamp, CallbackKind::PreUnpatch, 0),
+            Universe::Patched => self.call_next(stamp, CallbackKind::PrePatch),
+            Universe::Unpatched => self.call_next(stamp, CallbackKind::PreUnpatch),
         }
     }
 
     /// Goes on with the next call of this kind, or with what follows the last one.
-    fn call_from(&mut self, stamp: Stamp, kind: CallbackKind, from: usize) -> Option<Progress> {
-        if self.seek_call(kind, from) {
+    pub(crate) fn call_next(&mut self, stamp: Stamp, kind: CallbackKind) -> Option<Progress> {
+        if self.seek_call(kind) {
             return None;
         }
         match kind {
@@ -104,7 +104,7 @@ impl State {
             self.undo_enable(stamp, RefusalKind::PrePatch { object, value });
             return None;
         }
-        self.call_from(stamp, call.kind, call.object + 1)
+        self.call_next(stamp, call.kind)
     }
 
     fn object_name(&self, call: &CallbackCall) -> String {
@@ -115,14 +115,15 @@ impl State {
         self.display_name(name).to_owned()
     }
 
-    /// Pushes the funcs of all loaded objects, or pops those of all objects.
+    /// Pushes the funcs of all objects that are ready, or pops those of all objects.
     fn set_patched(&mut self, patched: bool) {
         let Some(id) = self.transition.as_ref().map(|t| t.patch) else {
             return;
         };
         if let Some(patch) = self.stacked_mut(id) {
             for object in &mut patch.objects {
-                object.patched = patched && object.loaded;
+                object.patched = patched && object.loaded && object.post_unpatch_due;
+                object.settled &= patched;
             }
         }
     }
@@ -220,7 +221,7 @@ impl State {
             Universe::Patched => CallbackKind::PostPatch,
             Universe::Unpatched => CallbackKind::PostUnpatch,
         };
-        self.call_from(stamp, kind, 0)
+        self.call_next(stamp, kind)
     }
 
     fn finish(&mut self, stamp: Stamp) -> Progress {

@@ -94,6 +94,7 @@ impl<'a, T: Target> Driver<'a, T> {
     /// EINVAL for anything else that is wrong with it.
     pub fn register(&mut self, patch: NewPatch) -> Outcome<PatchId, T::Error> {
         let patch = Patch::from(patch);
+        self.catch_up().map_err(Error::Target)?;
         self.state.check_new(&patch)?;
         self.commit(|state, _| {
             let id = PatchId(state.next_patch);
@@ -276,8 +277,10 @@ impl<'a, T: Target> Driver<'a, T> {
     }
 
     fn cancel_unstarted(&mut self) -> Outcome<(), T::Error> {
+        self.catch_up().map_err(Error::Target)?;
+        let is_void = self.state.is_call_void().is_some();
         let pending = match self.state.transition.as_ref().map(|t| &t.phase) {
-            Some(Phase::Calling(call)) => Some(*call),
+            Some(Phase::Calling(call)) if !is_void => Some(*call),
             _ => None,
         };
         if let Some(call) = pending {
@@ -300,10 +303,17 @@ impl<'a, T: Target> Driver<'a, T> {
     /// Goes on until threads have to be waited for or the transition is over.
     fn advance(&mut self) -> Result<Progress, T::Error> {
         loop {
+            self.catch_up()?;
             let Some(transition) = &self.state.transition else {
                 return Ok(Progress::Idle);
             };
             let ended = match &transition.phase {
+                Phase::Calling(_) if let Some(kind) = self.state.is_call_void() => {
+                    self.save_step(|state, stamp| state.call_next(stamp, kind))?
+                }
+                Phase::Installing if let Some(kind) = self.state.latecomer_call() => {
+                    self.save_step(|state, stamp| state.call_next(stamp, kind))?
+                }
                 Phase::Calling(call) => {
                     let call = *call;
                     self.run_call(&call)?
@@ -316,6 +326,15 @@ impl<'a, T: Target> Driver<'a, T> {
                 return Ok(progress);
             }
         }
+    }
+
+    /// Takes in which objects have come and gone.
+    fn catch_up(&mut self) -> Result<(), T::Error> {
+        let sightings = self.target.sight_objects(self.state)?;
+        if sightings.is_empty() {
+            return Ok(());
+        }
+        self.save_step(|state, _| sightings.into_iter().for_each(|s| state.take_in(s)))
     }
 
     fn run_call(&mut self, call: &crate::CallbackCall) -> Result<Option<Progress>, T::Error> {

@@ -143,7 +143,7 @@ pub enum RefusalKind {
     BadState(u64),
     /// Another patch knows this object or function to be somewhere else.
     #[error(
-        "'{what}' is not where patch '{other}' found it (the library was loaded or unloaded meanwhile); disable and unload '{other}', then load it again"
+        "'{what}' is not where patch '{other}' found it (the library was unloaded and loaded again meanwhile); try again"
     )]
     Disagrees {
         /// The object or function.

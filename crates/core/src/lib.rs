@@ -13,6 +13,7 @@
 //! cannot tell, because until the transition starts all of them run the old code either way.
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod callbacks;
 mod check;
 mod complete;
@@ -35,6 +36,7 @@ mod transition;
 #[cfg(feature = "simulator")]
 pub mod sim;
 
+pub use arrival::{Applied, Sighting, Watched};
 pub use callbacks::{CallbackCall, CallbackKind};
 pub use check::{Address, ForbiddenRange, check_stack, forbidden};
 pub use drive::{Driver, Order, Progress, STALL_NANOSECONDS};

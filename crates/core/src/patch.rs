@@ -150,6 +150,8 @@ pub struct NewObject {
     pub name: Option<String>,
     /// Whether it is mapped in the target now. The main executable always is.
     pub loaded: bool,
+    /// A value of the caller's that no other load of it has.
+    pub load: u64,
     /// Its funcs, in the author's order; may be empty when there are callbacks.
     pub funcs: Vec<Func>,
     /// Its callbacks.
@@ -188,9 +190,14 @@ pub struct Object {
     pub name: Option<String>,
     /// Whether it is mapped in the target.
     pub loaded: bool,
+    /// Which load of it that is; a value of the caller's.
+    pub load: u64,
     /// Whether its funcs are on their function stacks. True for a callback-only object of
     /// an enabled patch, too: it says nothing about the number of funcs.
     pub patched: bool,
+    /// post_patch has run, so pre_unpatch is owed before threads leave its funcs. Without such
+    /// callbacks the moment counts in which they would have.
+    pub settled: bool,
     /// pre_patch succeeded, so post_unpatch is owed.
     pub post_unpatch_due: bool,
     /// Made by the core to hold nops; it has no callbacks.
@@ -224,7 +231,9 @@ impl From<NewObject> for Object {
         Self {
             name: new.name,
             loaded: new.loaded,
+            load: new.load,
             patched: false,
+            settled: false,
             post_unpatch_due: false,
             dynamic: false,
             funcs: new.funcs,

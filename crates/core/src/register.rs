@@ -124,9 +124,9 @@ impl State {
                 let Some(ours) = patch.objects.iter().find(|o| o.name == theirs.name) else {
                     continue;
                 };
-                let what = if ours.loaded != theirs.loaded {
-                    self.display_name(ours.name.as_deref()).to_owned()
-                } else if let Some(func) = find_moved(ours, theirs) {
+                // What speaks of another load, or of none, is about to learn of the one there is.
+                let known = ours.loaded && theirs.loaded && ours.load == theirs.load;
+                let what = if let Some(func) = find_moved(ours, theirs).filter(|_| known) {
                     func.old_name.clone()
                 } else {
                     continue;

@@ -42,6 +42,7 @@ impl State {
             patch.enabled = false;
             for object in &mut patch.objects {
                 object.patched = false;
+                object.settled = false;
             }
         }
     }
@@ -78,7 +79,9 @@ fn dynamic_object(object: &Object, funcs: Vec<Func>) -> Object {
     Object {
         name: object.name.clone(),
         loaded: object.loaded,
+        load: object.load,
         patched: false,
+        settled: false,
         post_unpatch_due: false,
         dynamic: true,
         funcs,

@@ -82,6 +82,10 @@ fn check_object(object: &Object) -> Result<(), &'static str> {
     require(
         object.loaded || !object.patched,
         "an object is patched and not loaded",
+    )?;
+    require(
+        object.patched || !object.settled,
+        "an object has settled and is not patched",
     )
 }
 

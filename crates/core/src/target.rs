@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arrival::Sighting;
 use crate::callbacks::CallbackCall;
 use crate::state::State;
 
@@ -25,17 +26,29 @@ pub trait Target {
     /// When the value cannot be known; the call will be asked for again.
     fn run_callback(&mut self, call: &CallbackCall) -> Result<i32, Self::Error>;
 
+    /// Objects of patches on the stack whose being there differs from what `state` says, or
+    /// that have been away meanwhile. Whoever loads or unloads a library from now on acts by
+    /// what was last saved: a thread that still acts by something older is waited for.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    fn sight_objects(&mut self, state: &State) -> Result<Vec<Sighting>, Self::Error>;
+
     /// Makes the target's code match [`crate::routes`] of `state`. The inner error says
     /// that one function cannot be redirected or restored; then nothing was changed. For
     /// routes that are in force already it must succeed.
     ///
     /// # Errors
     /// When it is unknown how far it came; it will be asked for again.
+    ///
+    /// What belongs to an object that has come or gone since it was last asked for
+    /// ([`Self::sight_objects`]) is left alone.
     fn apply_routes(&mut self, state: &State) -> Result<Result<(), RouteFailure>, Self::Error>;
 
     /// One pass over all threads: each that is not at the transition's target and passes
     /// the check (or regardless of it, see [`Switch`]) is made to carry
-    /// [`crate::Transition::wanted_value`].
+    /// [`crate::Transition::wanted_value`]. One that is in an object which has come since that was
+    /// last asked for ([`Self::sight_objects`]) does not pass.
     ///
     /// # Errors
     /// When the pass could not be finished; threads switched so far stay switched.

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use crate::control::order_threads;
 use crate::error::Error;
-use crate::live::Live;
+use crate::live::{Guard, Live};
 use crate::objects::LoadedObject;
 use crate::stacks::{Stacks, unwind_registers};
 
@@ -198,6 +198,37 @@ impl<'e> Live<'e> {
         self.result_of(sequence)
     }
 
+    /// As [`Self::call`], with one argument, but only while the guard holds; 0 otherwise.
+    pub(crate) fn call_guarded(
+        &mut self,
+        sequence: u64,
+        function: u64,
+        argument: u64,
+        guard: Option<Guard>,
+    ) -> Result<u64, Error> {
+        let Some(guard) = guard else {
+            return self.call(sequence, function, &[argument]);
+        };
+        if self.session.is_none() {
+            self.wait_for_runtime()?;
+        }
+        if let Some(value) = self.places.result(&self.process.memory, sequence)? {
+            return Ok(value);
+        }
+        let command = Command {
+            kind: CommandKind::CallWhile as u32,
+            sequence,
+            target: function,
+            arguments: [argument, 0, 0, 0, guard.place, guard.load],
+            ..Command::default()
+        };
+        let mut upcall = self.execute(&command)?;
+        while upcall.kind == UpcallKind::EnablePatch {
+            upcall = self.answer(Errno::EBUSY as i32)?;
+        }
+        self.result_of(sequence)
+    }
+
     /// Waits until no thread runs code that a killed tool has started.
     pub(crate) fn wait_for_runtime(&self) -> Result<(), Error> {
         Ok(self.places.wait_until_free(
@@ -303,7 +334,7 @@ impl<'e> Live<'e> {
     /// Borrows a thread that holds no lock which the code may need.
     fn borrow_thread(&mut self) -> Result<Borrowed<'e>, Error> {
         self.wait_for_runtime()?;
-        let stacks = Stacks::read(self.process, self.objects, Some(self.records))?;
+        let stacks = Stacks::read(self.process, &self.objects, Some(self.records))?;
         let mut unwinder = stacks.unwinder();
         let mut stops = Stops::default();
         let mut hindrance = "it has no threads".to_owned();

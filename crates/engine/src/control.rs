@@ -12,6 +12,7 @@ use engraft_process::{
 use nix::errno::Errno;
 
 use crate::arena::{ARENA_NAME, Arena, CONTROL_NAME, DEFAULT_ROOM, Part, plan_arena};
+use crate::arrivals::Watch;
 use crate::attached::Attached;
 use crate::database::{Records, Runtime, is_control};
 use crate::error::Error;
@@ -380,6 +381,10 @@ pub(crate) fn prepare(process: &Attached, objects: &Objects) -> Result<(State, R
         ),
         patch_table: table.start,
         ring: ring.start,
+        config: symbol(engraft_runtime::SYM_CONFIG)?,
+        arrival: symbol(engraft_runtime::SYM_ARRIVAL)?,
+        arrivals: symbol(engraft_runtime::SYM_ARRIVALS)?,
+        watch: symbol(engraft_runtime::SYM_WATCH)?,
         text,
         eh_frame: linked.eh_frame.as_ref().map(|range| Span {
             start: range.start,
@@ -395,6 +400,8 @@ pub(crate) fn prepare(process: &Attached, objects: &Objects) -> Result<(State, R
         xsave_mask: engraft_process::xsave_mask(),
         // Strict mode also disables the time stamp counter (prctl PR_SET_TSC).
         tsc_allowed: u64::from(process.identity.seccomp != 1),
+        debug: 0,
+        plan: 0,
     };
     let memory = &process.memory;
     memory.write_bytes(text.start, &linked.text)?;
@@ -411,7 +418,7 @@ pub(crate) fn prepare(process: &Attached, objects: &Objects) -> Result<(State, R
         frames: Vec::new(),
         entries: std::collections::BTreeMap::new(),
         selectors: Vec::new(),
-        libraries: std::collections::BTreeMap::new(),
+        watch: Watch::default(),
         blockers: Vec::new(),
         threads_seen: 0,
         next_command: 2,

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{Arena, CONTROL_NAME, Part};
+use crate::arrivals::Watch;
 use crate::error::Error;
 use crate::frames::Frames;
 use crate::migrate::BlockerDetail;
@@ -22,7 +23,7 @@ use crate::sound;
 use crate::space::Span;
 
 /// Version of the serialized form; a tool refuses any other.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A state beyond this is not read: no sane target has one, a hostile one may claim it.
 const MAX_STATE: u64 = 64 << 20;
@@ -46,8 +47,8 @@ pub(crate) struct Records {
     /// Function entries that are, were, or are about to be redirected, by original address.
     pub(crate) entries: BTreeMap<u64, Entry>,
     pub(crate) selectors: Vec<Selector>,
-    /// `struct module` records that stand for libraries, by object name.
-    pub(crate) libraries: BTreeMap<String, u64>,
+    /// Libraries that come and go.
+    pub(crate) watch: Watch,
     /// What the last pass over the threads found in the way.
     pub(crate) blockers: Vec<BlockerDetail>,
     /// Threads that it has seen.
@@ -66,6 +67,14 @@ pub(crate) struct Runtime {
     pub(crate) leave: (u64, u64),
     pub(crate) patch_table: u64,
     pub(crate) ring: u64,
+    /// Address of its `RuntimeConfig`.
+    pub(crate) config: u64,
+    /// Where the dynamic linker's notification is to lead.
+    pub(crate) arrival: u64,
+    /// Address of its `Arrivals`.
+    pub(crate) arrivals: u64,
+    /// What makes it follow a library.
+    pub(crate) watch: u64,
     pub(crate) text: Span,
     pub(crate) eh_frame: Option<Span>,
     /// What modules may be linked against.
@@ -123,6 +132,21 @@ pub(crate) struct Module {
     pub(crate) ifuncs: Vec<(u64, u64, i64)>,
     pub(crate) functions: Vec<Function>,
     pub(crate) stubs: Span,
+    /// Places that hold addresses in libraries.
+    pub(crate) bindings: Vec<Binding>,
+    /// Libraries that it refers to in other ways, too.
+    pub(crate) fixed: Vec<String>,
+}
+
+/// A place in a patch module that holds an address in a library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Binding {
+    pub(crate) object: String,
+    pub(crate) name: String,
+    pub(crate) sympos: u64,
+    pub(crate) place: u64,
+    pub(crate) addend: i64,
+    pub(crate) protected: bool,
 }
 
 /// A function of a patch module.

@@ -119,6 +119,7 @@ pub(crate) fn describe_patch(
         let funcs = describe_funcs(memory, module, found, object.funcs)?;
         patch.objects.push(NewObject {
             loaded: loaded.is_some(),
+            load: 0,
             name,
             funcs,
             callbacks: describe_callbacks(&object.callbacks),

@@ -1,5 +1,6 @@
 //! The operations on one live process.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use engraft_core::{Driver, Level, Order, Progress, State};
@@ -19,6 +20,9 @@ use crate::objects::Objects;
 use crate::preview::{View, preview};
 use crate::status::{TransitionStatus, transition_status};
 
+/// How often a module is looked at anew when something cannot be read.
+const LOOKS: u32 = 20;
+
 /// How soon a thread that has stopped late is let go.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -27,7 +31,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Use it from one operating system thread only: ptrace knows the thread, not the process.
 pub struct Engine {
     process: Attached,
-    objects: Objects,
+    objects: Rc<Objects>,
+    /// Loads and unloads of libraries that `objects` knows of.
+    sighted: u64,
     prepared: Option<Prepared>,
     visited: Visited,
 }
@@ -50,7 +56,8 @@ impl Engine {
         let (objects, prepared) = look(&process).map_err(|error| process.explain(error))?;
         let mut engine = Self {
             process,
-            objects,
+            objects: Rc::new(objects),
+            sighted: u64::MAX,
             prepared,
             visited: Visited::default(),
         };
@@ -58,6 +65,7 @@ impl Engine {
             engine.operate(|live, state| {
                 // Its writer may have been killed between a commit and the table that follows.
                 live.write_patch_table(state)?;
+                live.republish_plan()?;
                 live.skip_used_commands()?;
                 live.recover_modules(state)?;
                 Driver::new(state, live).recover()?;
@@ -79,13 +87,34 @@ impl Engine {
         self.process.memory.check_alive()?;
         let module = PatchModule::parse(request.module, request.file_name)
             .map_err(|error| Error::new("load", error))?;
-        let matches = self.refuse_beforehand(&module, request)?;
+        self.look_again()?;
+        let matches = self.refuse_beforehand(&module, request, LOOKS)?;
         self.prepare()
             .map_err(|error| self.process.explain(error))?;
         self.operate(|live, state| {
             live.matches = matches;
             live.load_module(state, &module, request)
         })
+    }
+
+    /// Libraries may have come or gone since the target was opened.
+    fn look_again(&mut self) -> Result<(), Error> {
+        self.renew_objects()?;
+        if self.prepared.is_none() {
+            return Ok(());
+        }
+        self.operate(|live, state| {
+            Driver::new(state, live).recover()?;
+            Ok(())
+        })
+    }
+
+    /// Nothing tells of libraries that no patch names.
+    fn renew_objects(&mut self) -> Result<(), Error> {
+        if !self.objects.are_current(&self.process)? {
+            self.objects = Rc::new(Objects::read(&self.process)?.0);
+        }
+        Ok(())
     }
 
     fn prepare(&mut self) -> Result<(), Error> {
@@ -103,6 +132,7 @@ impl Engine {
         &mut self,
         module: &PatchModule,
         request: &LoadRequest<'_>,
+        attempts: u32,
     ) -> Result<Matches, Error> {
         let database = self.prepared.as_ref();
         let view = View {
@@ -110,11 +140,25 @@ impl Engine {
             objects: &self.objects,
             database: database.map(|prepared| (&prepared.state, &prepared.records)),
         };
-        let preview =
-            preview(view, module, request).map_err(|error| self.process.explain(error))?;
-        let Some(problem) = preview.problems.into_iter().next() else {
-            return Ok(preview.matches);
+        let preview = match preview(view, module, request) {
+            Err(error) if error.is_gone() || attempts == 0 => {
+                return Err(self.process.explain(error));
+            }
+            preview => preview,
         };
+        let problem = match preview {
+            Ok(preview) => match preview.problems.into_iter().next() {
+                Some(problem) => problem,
+                None => return Ok(preview.matches),
+            },
+            Err(error) => error,
+        };
+        // A library may have gone while it was looked at.
+        let unreadable = matches!(problem.errno(), Errno::EIO | Errno::EFAULT);
+        if attempts > 0 && (unreadable || !self.objects.are_current(&self.process)?) {
+            self.look_again()?;
+            return self.refuse_beforehand(module, request, attempts - 1);
+        }
         if let Some(line) = kernel_line(&problem).filter(|_| self.prepared.is_some()) {
             self.operate(|live, state| Ok(Driver::new(state, live).log(Level::Err, line)?))?;
         }
@@ -214,6 +258,7 @@ impl Engine {
         operation: impl FnOnce(&mut Live<'_>, &mut State) -> Result<R, Error>,
     ) -> Result<R, Error> {
         self.process.memory.check_alive()?;
+        self.renew_objects()?;
         let Some(Prepared {
             state,
             records,
@@ -229,7 +274,9 @@ impl Engine {
         };
         let mut live = Live {
             process: &self.process,
-            objects: &self.objects,
+            objects: Rc::clone(&self.objects),
+            sighted: self.sighted,
+            guard: None,
             places,
             records,
             visited: &mut self.visited,
@@ -238,7 +285,10 @@ impl Engine {
             matches: Matches::default(),
         };
         let result = operation(&mut live, state);
+        let released = live.release_hook(state);
+        let result = result.and_then(|value| released.map(|()| value));
         let ended = live.end_session();
+        (self.objects, self.sighted) = (live.objects, live.sighted);
         let reaped = self.process.tracer.reap();
         ended
             .and(reaped.map_err(Error::from))

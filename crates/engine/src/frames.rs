@@ -115,7 +115,7 @@ impl Live<'_> {
         if self.records.frames.iter().all(|frames| frames.announced) {
             return Ok(());
         }
-        let unwinders = Unwinder::find_all(self.objects);
+        let unwinders = Unwinder::find_all(&self.objects);
         for index in 0..self.records.frames.len() {
             for unwinder in &unwinders {
                 self.register(state, index, *unwinder)?;
@@ -186,7 +186,7 @@ impl Live<'_> {
         let Some(index) = self.records.frames.iter().position(found) else {
             return Ok(());
         };
-        let unwinders = Unwinder::find_all(self.objects);
+        let unwinders = Unwinder::find_all(&self.objects);
         while let Some(registration) = self.records.frames[index].registrations.last().cloned() {
             // One that was unloaded has taken its knowledge with it.
             if unwinders.contains(&registration.unwinder) {

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod arrivals;
 mod attached;
 mod bind;
 mod borrowing;

@@ -1,9 +1,10 @@
 //! A live process as the rules see it.
 
 use std::mem::offset_of;
+use std::rc::Rc;
 
-use engraft_abi::{KlpPatch, MAX_PATCHES, PatchTable, RingHeader};
-use engraft_core::{CallbackCall, Pass, RouteFailure, State, Switch, Target};
+use engraft_abi::{KlpPatch, LibraryStatus, MAX_PATCHES, PatchTable, RingHeader};
+use engraft_core::{CallbackCall, Pass, Phase, RouteFailure, Sighting, State, Switch, Target};
 use engraft_process::{Borrowed, RuntimePlaces};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -18,10 +19,17 @@ use crate::migrate::Visited;
 use crate::objects::Objects;
 use crate::space::Span;
 
+/// How often routes are looked at anew while libraries come and go.
+const ATTEMPTS: u32 = 20;
+
 /// One operation on a live process.
 pub(crate) struct Live<'e> {
     pub(crate) process: &'e Attached,
-    pub(crate) objects: &'e Objects,
+    pub(crate) objects: Rc<Objects>,
+    /// Loads and unloads of libraries that the state and `objects` know of.
+    pub(crate) sighted: u64,
+    /// What must be so for the callback to be run that the state names.
+    pub(crate) guard: Option<Guard>,
     pub(crate) places: &'e RuntimePlaces,
     pub(crate) records: &'e mut Records,
     pub(crate) visited: &'e mut Visited,
@@ -33,11 +41,60 @@ pub(crate) struct Live<'e> {
     pub(crate) matches: Matches,
 }
 
+/// A callback of a library's object, and the load of the library that it is meant for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guard {
+    pub(crate) sequence: u64,
+    /// Address of the number of the load that is there.
+    pub(crate) place: u64,
+    pub(crate) load: u64,
+}
+
+/// Number of the command that runs a callback. Odd numbers are callbacks', even ones all other
+/// commands'.
+pub(crate) fn command_of(call: &CallbackCall) -> u64 {
+    call.sequence * 2 + 1
+}
+
 impl Live<'_> {
+    /// What must be so for the next callback, if it concerns a library.
+    fn find_guard(&self, state: &State) -> Result<Option<Guard>, Error> {
+        let Some(Phase::Calling(call)) = state.transition.as_ref().map(|t| &t.phase) else {
+            return Ok(None);
+        };
+        let patch = state.patch(call.patch);
+        let object = patch.and_then(|patch| patch.objects.get(call.object));
+        let Some((object, name)) = object.and_then(|o| Some((o, o.name.as_deref()?))) else {
+            return Ok(None);
+        };
+        let Some(library) = self.library(name) else {
+            return Ok(None);
+        };
+        if self.read_library(library)?.watched == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Guard {
+            sequence: call.sequence,
+            place: library.status + offset_of!(LibraryStatus, load) as u64,
+            load: object.load,
+        }))
+    }
+
+    /// Reads again what is mapped.
+    pub(crate) fn refresh_objects(&mut self) -> Result<(), Error> {
+        self.objects = Rc::new(Objects::read(self.process)?.0);
+        Ok(())
+    }
+
     /// Commits state and records, and tells the runtime which patches there are.
     pub(crate) fn save_records(&mut self, state: &State) -> Result<(), Error> {
+        let plan = self.write_plan(state)?;
         database::save(&self.process.memory, state, self.records)?;
-        self.write_patch_table(state)
+        self.write_patch_table(state)?;
+        match plan {
+            Some(plan) => self.publish_plan(plan),
+            None => Ok(()),
+        }
     }
 
     /// Brings what the runtime knows of the patches in line with the state.
@@ -73,7 +130,7 @@ impl Live<'_> {
         }
         let arena = crate::control::map_arena(
             self.process,
-            self.objects,
+            &self.objects,
             Some(self.records),
             target,
             ARENA_NAME,
@@ -143,16 +200,31 @@ impl Target for Live<'_> {
         {
             session.set_unanswered(0)?;
         }
+        self.guard = self.find_guard(state)?;
         self.save_records(state)
     }
 
     fn run_callback(&mut self, call: &CallbackCall) -> Result<i32, Error> {
-        // Odd numbers are callbacks', even ones all other commands'.
-        let value = self.call(call.sequence * 2 + 1, call.address, &[call.handle])?;
+        let guard = self.guard.filter(|guard| guard.sequence == call.sequence);
+        let value = self.call_guarded(command_of(call), call.address, call.handle, guard)?;
         Ok(value as i32)
     }
 
+    fn sight_objects(&mut self, state: &State) -> Result<Vec<Sighting>, Error> {
+        self.guard = self.find_guard(state)?;
+        self.sight(state)
+    }
+
     fn apply_routes(&mut self, state: &State) -> Result<Result<(), RouteFailure>, Error> {
+        // A library that goes meanwhile takes with it what is being looked at, and is none of this
+        // tool's business any more.
+        for _ in 0..ATTEMPTS {
+            match self.match_routes(state) {
+                Err(error) if !error.is_gone() && !self.is_in_line()? => self.refresh_objects()?,
+                Ok(Err(_)) if !self.is_in_line()? => self.refresh_objects()?,
+                result => return result,
+            }
+        }
         self.match_routes(state)
     }
 

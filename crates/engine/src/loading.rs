@@ -1,16 +1,17 @@
 //! Loading a patch module: place it, run its init function, enable what it asks to enable.
 
 use std::mem::offset_of;
+use std::rc::Rc;
 
 use engraft_abi::{KlpObject, UpcallKind};
 use engraft_core::{Driver, Level, Order, State};
-use engraft_module::{Layout, Linked, PatchModule, Placement, Room};
+use engraft_module::{Layout, Linked, PatchModule, Placement, Region, Room};
 use nix::errno::Errno;
 
 use crate::arena::{Arena, Part};
 use crate::bind::Binder;
-use crate::database::{Function, Module, Stage};
-use crate::describe::{describe_library, describe_patch, read_patch};
+use crate::database::{Binding, Function, Module, Stage};
+use crate::describe::{describe_patch, read_patch};
 use crate::error::{Error, Kind};
 use crate::live::Live;
 use crate::params::{Assignment, assign};
@@ -191,7 +192,7 @@ impl Live<'_> {
     fn binder(&self) -> Binder<'_> {
         Binder {
             process: self.process,
-            objects: self.objects,
+            objects: &self.objects,
             exports: &self.records.runtime.exports,
             matches: &self.matches,
         }
@@ -200,8 +201,17 @@ impl Live<'_> {
     /// Maps memory near every object that the module says it patches, while no thread is
     /// borrowed yet.
     fn prepare_arenas(&mut self, module: &PatchModule) -> Result<(), Error> {
+        let declared = module.declared_patches();
+        // What an init function fills in is not known yet.
+        let names_libraries = declared.iter().any(|patch| {
+            !patch.settled || patch.objects.iter().any(|object| object.name.is_some())
+        });
+        if names_libraries {
+            self.prepare_hook()?;
+        }
+        let objects = Rc::clone(&self.objects);
         for object in module.patched_objects() {
-            if let Some(loaded) = self.objects.find(object.as_deref())? {
+            if let Some(loaded) = objects.find(object.as_deref())? {
                 self.arena_near(loaded.span(), REDIRECT_ROOM)?;
             }
         }
@@ -284,8 +294,9 @@ impl Live<'_> {
         if module.enable {
             Driver::new(state, self).admit(&written.patch)?;
         }
+        let objects = Rc::clone(&self.objects);
         let (memory, matches) = (&self.process.memory, &self.matches);
-        let described = match describe_patch(memory, self.objects, matches, &module, written) {
+        let described = match describe_patch(memory, &objects, matches, &module, written) {
             Ok(described) => described,
             Err(error) => {
                 if let Some(line) = kernel_line(&error) {
@@ -295,17 +306,25 @@ impl Live<'_> {
             }
         };
         for object in &described.objects {
-            if let Some(name) = object.name.as_deref().filter(|_| object.loaded) {
-                let module = self.library_module(name)?;
-                self.process.memory.write(
-                    object.handle + offset_of!(KlpObject, module) as u64,
-                    &module,
-                )?;
+            if let Some(name) = object.name.as_deref() {
+                self.refuse_namespace(name)?;
+                self.ensure_hook(state)?;
+                let module = self.ensure_library(name)?.module;
+                if object.loaded {
+                    self.process.memory.write(
+                        object.handle + offset_of!(KlpObject, module) as u64,
+                        &module,
+                    )?;
+                }
             }
         }
         let enable = module.enable;
+        Driver::new(state, self).register(described)?;
+        if let Err(error) = self.watch_libraries() {
+            Driver::new(state, self).unload(&module.name)?;
+            return Err(error);
+        }
         let mut driver = Driver::new(state, self);
-        driver.register(described)?;
         if !enable {
             return Ok(());
         }
@@ -317,21 +336,6 @@ impl Live<'_> {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Address of the `struct module` that stands for a library.
-    fn library_module(&mut self, name: &str) -> Result<u64, Error> {
-        if let Some(address) = self.records.libraries.get(name) {
-            return Ok(*address);
-        }
-        let size = size_of::<engraft_abi::Module>() as u64;
-        let arena = self.arena_near(self.objects.main().span(), [0, 0, size])?;
-        let span = self.take(arena, Part::Writable, size, 8)?;
-        self.process
-            .memory
-            .write(span.start, &describe_library(name))?;
-        self.records.libraries.insert(name.to_owned(), span.start);
-        Ok(span.start)
     }
 
     /// Asks the resolvers of ifuncs which implementation they choose.
@@ -405,6 +409,19 @@ pub(crate) fn record_of(
             })
             .collect(),
         stubs: span(&linked.stubs),
+        bindings: linked
+            .bindings
+            .iter()
+            .map(|binding| Binding {
+                object: binding.object.clone(),
+                name: binding.name.clone(),
+                sympos: binding.sympos,
+                place: binding.place,
+                addend: binding.addend,
+                protected: binding.region != Region::Data,
+            })
+            .collect(),
+        fixed: linked.fixed.clone(),
     }
 }
 

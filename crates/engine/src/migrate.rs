@@ -121,6 +121,7 @@ struct Rules<'a> {
     how: Switch,
     forbidden: Vec<ForbiddenRange>,
     stacks: &'a Stacks,
+    state: &'a State,
 }
 
 impl Live<'_> {
@@ -135,12 +136,13 @@ impl Live<'_> {
                 ..Visited::default()
             };
         }
-        let stacks = Stacks::read(self.process, self.objects, Some(self.records))?;
+        let stacks = Stacks::read(self.process, &self.objects, Some(self.records))?;
         let rules = Rules {
             transition,
             how,
             forbidden: forbidden(state),
             stacks: &stacks,
+            state,
         };
         let mut unwinder = stacks.unwinder();
         let mut pass = Pass::default();
@@ -203,7 +205,12 @@ impl Live<'_> {
         if let Some(session) = self.session.as_mut().filter(|session| session.tid() == tid) {
             let registers = *session.outside();
             let (verdict, trace) = examine(self.process, rules, unwinder, tid, &registers);
-            if verdict == Verdict::Switched {
+            if verdict == Verdict::Switched && self.is_in_newcomer(rules.state, trace.as_ref())? {
+                return Ok(Some(newcomer_blocker(tid, stat)));
+            }
+            if verdict == Verdict::Switched
+                && let Some(session) = &mut self.session
+            {
                 session.set_gs_base(rules.transition.wanted_value())?;
                 return Ok(None);
             }
@@ -219,6 +226,12 @@ impl Live<'_> {
             StopOutcome::Stopped(mut thread) => {
                 let registers = *thread.registers();
                 let (verdict, trace) = examine(self.process, rules, unwinder, tid, &registers);
+                if verdict == Verdict::Switched
+                    && self.is_in_newcomer(rules.state, trace.as_ref())?
+                {
+                    thread.release()?;
+                    return Ok(Some(newcomer_blocker(tid, stat)));
+                }
                 if verdict == Verdict::Switched {
                     if registers.gs_base != rules.transition.wanted_value() {
                         thread.set_gs_base(rules.transition.wanted_value())?;
@@ -321,6 +334,16 @@ impl Live<'_> {
         };
         self.visited.blocked.insert(tid, blocked);
         blocker
+    }
+}
+
+/// It is looked at again when the rules know the library, and not noted as one to be left alone.
+fn newcomer_blocker(tid: i32, stat: &ThreadStat) -> Blocker {
+    let reason = "it is in a library that has just been loaded".to_owned();
+    Blocker {
+        tid,
+        comm: stat.comm.clone(),
+        verdict: Verdict::Unreliable(reason),
     }
 }
 

@@ -216,6 +216,8 @@ impl LoadedObject {
 /// All objects of a target.
 pub(crate) struct Objects {
     list: Vec<LoadedObject>,
+    /// Where files were mapped: address and inode.
+    files: Vec<(u64, u64)>,
 }
 
 impl Objects {
@@ -230,9 +232,10 @@ impl Objects {
             if let Some(main) = list.iter().find(|object| object.is_main) {
                 let at_work = loader::is_at_work(&process.memory, &main.image);
                 // It may have been at work until a moment ago.
-                let complete = || Ok::<_, Error>(starts(&process.maps()?).eq(starts(&maps)));
+                let complete = || Ok::<_, Error>(files(&process.maps()?).eq(files(&maps)));
                 if waited || (!at_work && complete()?) {
-                    return Ok((Self { list }, maps));
+                    let files = files(&maps).collect();
+                    return Ok((Self { list, files }, maps));
                 }
             }
             process.memory.check_alive()?;
@@ -245,6 +248,11 @@ impl Objects {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether nothing has come or gone since they were found.
+    pub(crate) fn are_current(&self, process: &Attached) -> Result<bool, Error> {
+        Ok(files(&process.maps()?).eq(self.files.iter().copied()))
     }
 
     fn list(process: &Attached, maps: &[Mapping]) -> Vec<LoadedObject> {
@@ -361,9 +369,9 @@ impl Objects {
     }
 }
 
-fn starts(maps: &[Mapping]) -> impl Iterator<Item = u64> {
+fn files(maps: &[Mapping]) -> impl Iterator<Item = (u64, u64)> {
     let starting = maps.iter().filter(|mapping| may_start_object(mapping));
-    starting.map(|mapping| mapping.start)
+    starting.map(|mapping| (mapping.start, mapping.inode))
 }
 
 fn may_start_object(mapping: &Mapping) -> bool {

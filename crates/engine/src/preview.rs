@@ -219,6 +219,7 @@ impl Preview {
         NewObject {
             name: declared.name.clone(),
             loaded: loaded.is_some(),
+            load: 0,
             funcs,
             callbacks: Callbacks {
                 pre_patch: present("pre_patch"),

@@ -8,6 +8,7 @@
 use engraft_core::State;
 
 use crate::arena::Arena;
+use crate::arrivals::PlanRecord;
 use crate::database::{Module, Records, Runtime};
 use crate::redirect::Entry;
 use crate::space::Span;
@@ -59,10 +60,39 @@ fn check_records(records: &Records, control: u64) -> Result<(), &'static str> {
     for frames in &records.frames {
         require(arenas.have(frames.section()), "frames lie outside")?;
     }
-    let libraries = records.libraries.values();
-    let size = size_of::<engraft_abi::Module>() as u64;
-    let inside = libraries.clone().all(|address| arenas.hold(*address, size));
-    require(inside, "a library's record lies outside")
+    check_watch(records, &arenas)
+}
+
+fn check_watch(records: &Records, arenas: &Arenas<'_>) -> Result<(), &'static str> {
+    let watch = &records.watch;
+    let sizes = [
+        size_of::<engraft_abi::Module>(),
+        size_of::<engraft_abi::LibraryStatus>(),
+    ];
+    let [module, status] = sizes.map(|size| size as u64);
+    let mut libraries = watch.libraries.values();
+    let inside = libraries
+        .all(|library| arenas.hold(library.module, module) && arenas.hold(library.status, status));
+    require(inside, "a library's record lies outside")?;
+    let parts = watch
+        .parts
+        .iter()
+        .all(|part| part.is_sound() && arenas.have(part.place));
+    let plans = watch.plan.iter().map(PlanRecord::place);
+    let spans = plans.chain(watch.retired.iter().copied());
+    require(
+        parts && spans.clone().all(|span| arenas.have(span)),
+        "what libraries are waited for with lies outside",
+    )?;
+    let hooks = [watch.hook, watch.former_hook];
+    let hook = hooks
+        .into_iter()
+        .flatten()
+        .all(|hook| arenas.have(hook.router) && arenas.hold(hook.slot, 8) && hook.site < MAX_COUNT);
+    require(
+        hook && watch.generation < MAX_COUNT,
+        "the linker's notification leads outside",
+    )
 }
 
 struct Arenas<'a>(&'a [Arena]);
@@ -78,6 +108,7 @@ impl Arenas<'_> {
 }
 
 fn check_runtime(runtime: &Runtime, arenas: &Arenas<'_>) -> Result<(), &'static str> {
+    use engraft_abi::{Arrivals, RuntimeConfig};
     use engraft_abi::{CallFrame, Mailbox, PatchTable, RING_BYTES, RingHeader};
     let ring = size_of::<RingHeader>() + RING_BYTES;
     let inside = [
@@ -85,12 +116,14 @@ fn check_runtime(runtime: &Runtime, arenas: &Arenas<'_>) -> Result<(), &'static 
         (runtime.mailbox, size_of::<Mailbox>()),
         (runtime.patch_table, size_of::<PatchTable>()),
         (runtime.ring, ring),
+        (runtime.config, size_of::<RuntimeConfig>()),
+        (runtime.arrivals, size_of::<Arrivals>()),
     ]
     .into_iter()
     .all(|(start, size)| arenas.hold(start, size as u64));
     let frames = runtime.eh_frame.is_none_or(|span| arenas.have(span));
     let (leave, leave_end) = runtime.leave;
-    let code = [runtime.enter, leave]
+    let code = [runtime.enter, leave, runtime.arrival, runtime.watch]
         .into_iter()
         .all(|address| runtime.text.contains(address));
     require(
@@ -118,15 +151,19 @@ fn check_module(module: &Module, arenas: &Arenas<'_>) -> Result<(), &'static str
             && entries.clone().all(|entry| module.text.contains(entry))
             && this_module.clone().all(|at| arenas.hold(at, size))
             && slots.clone().all(|slot| arenas.hold(slot, 8))
+            && module
+                .bindings
+                .iter()
+                .all(|binding| arenas.hold(binding.place, 8))
             && module.eh_frame.is_none_or(|span| arenas.have(span)),
         "a module lies outside the memory for patches",
     )
 }
 
 fn check_entry(entry: &Entry, arenas: &Arenas<'_>) -> Result<(), &'static str> {
-    let spans = [entry.router, entry.copy]
-        .into_iter()
-        .chain(entry.thunks.iter().map(|thunk| thunk.span));
+    let thunks = entry.thunks.iter().map(|thunk| thunk.span);
+    let copies = std::iter::once(entry.copy).chain(thunks);
+    let status = size_of::<engraft_abi::LibraryStatus>() as u64;
     let mut start = entry.copy.start;
     let calls_in_order = entry.calls.iter().all(|call| {
         let follows = call.start >= start && entry.copy.covers(*call);
@@ -135,8 +172,12 @@ fn check_entry(entry: &Entry, arenas: &Arenas<'_>) -> Result<(), &'static str> {
     });
     let boundaries = entry.boundaries.iter();
     require(
-        spans.clone().all(|span| arenas.have(span))
-            && arenas.hold(entry.slot, 8)
+        copies.clone().all(|span| arenas.have(span))
+            && (entry.load.is_some() || arenas.have(entry.router) && arenas.hold(entry.slot, 8))
+            && entry.router.start.max(entry.slot) < MAX_COUNT
+            && entry
+                .load
+                .is_none_or(|load| arenas.hold(load.status, status))
             && calls_in_order
             && boundaries
                 .clone()
@@ -158,14 +199,16 @@ mod tests {
 
     use engraft_core::{
         Blocker, CallbackCall, Callbacks, Code, Driver, Func, NewObject, NewPatch, Order, Pass,
-        Replacement, RouteFailure, Switch, SystemState, Target, Verdict, forbidden, routes,
+        Replacement, RouteFailure, Sighting, Switch, SystemState, Target, Verdict, forbidden,
+        routes,
     };
     use engraft_process::ArenaPlan;
     use engraft_unwind::CodeMap;
 
     use super::*;
     use crate::arena::{ARENA_NAME, Part, find_room};
-    use crate::database::{Function, Stage, parse, serialize};
+    use crate::arrivals::{Hook, Known, Library, PartRecord, PlanRecord, Watch};
+    use crate::database::{Binding, Function, Stage, parse, serialize};
     use crate::migrate::BlockerDetail;
     use crate::redirect::{Selector, sample_entry, sample_selector};
     use crate::status::{list_patches, transition_status};
@@ -190,6 +233,9 @@ mod tests {
         }
         fn run_callback(&mut self, _: &CallbackCall) -> Result<i32, ()> {
             Ok(0)
+        }
+        fn sight_objects(&mut self, _: &State) -> Result<Vec<Sighting>, ()> {
+            Ok(Vec::new())
         }
         fn apply_routes(&mut self, _: &State) -> Result<Result<(), RouteFailure>, ()> {
             Ok(Ok(()))
@@ -221,6 +267,7 @@ mod tests {
         let object = |name: Option<&str>, loaded, funcs| NewObject {
             name: name.map(str::to_owned),
             loaded,
+            load: 0,
             funcs,
             callbacks: Callbacks {
                 post_patch: Some(place),
@@ -274,6 +321,10 @@ mod tests {
             leave: (text.start + 32, text.start + 64),
             patch_table: read_only.start + 64,
             ring: data.start + 0x8000,
+            config: read_only.start + 0x1800,
+            arrival: text.start + 0x200,
+            arrivals: data.start + 0x6800,
+            watch: text.start + 0x300,
             text: at(text, 0, 0x1000),
             eh_frame: Some(at(read_only, 0x1000, 0x100)),
             exports: BTreeMap::from([("printk".to_owned(), text.start + 128)]),
@@ -297,10 +348,23 @@ mod tests {
                 span: at(text, 0x1000, 0x40),
             }],
             stubs: at(text, 0x1800, 0x40),
+            bindings: vec![Binding {
+                object: "libc.so.6".into(),
+                name: "environ".into(),
+                sympos: 0,
+                place: read_only.start + 0x2180,
+                addend: 8,
+                protected: true,
+            }],
+            fixed: Vec::new(),
         };
         let entry = sample_entry(0x40_0000, at(text, 0x3000, 0x100), read_only.start + 0x3000);
         let selector: Selector = sample_selector(0x40_0000, at(text, 0x4000, 0x40));
         arena.part(Part::Writable).give(gone);
+        let library = Library {
+            module: data.start + 0x6_1000,
+            status: data.start + 0x6_1100,
+        };
         let records = Records {
             control: CONTROL,
             arenas: vec![arena],
@@ -309,7 +373,32 @@ mod tests {
             frames: Vec::new(),
             entries: BTreeMap::from([(0x40_0000, entry)]),
             selectors: vec![selector],
-            libraries: BTreeMap::from([("libc.so.6".to_owned(), data.start + 0x6_1000)]),
+            watch: Watch {
+                hook: Some(Hook {
+                    site: 0x40_1000,
+                    original: [0xc3; 5],
+                    router: at(text, 0x5000, 8),
+                    slot: read_only.start + 0x3100,
+                }),
+                former_hook: None,
+                libraries: BTreeMap::from([("libc.so.6".to_owned(), library)]),
+                parts: vec![PartRecord {
+                    patch: 1,
+                    object: 0,
+                    functions: 1,
+                    place: at(data, 0x6_2000, 56),
+                }],
+                plan: Some(PlanRecord::sample(at(read_only, 0x3200, 64))),
+                known: vec![Known {
+                    patch: 1,
+                    object: 0,
+                    bias: 0x7f00_0000_0000,
+                    identity: 1,
+                    functions: vec![Code::new(0x7f00_0000_1000, 64)],
+                }],
+                retired: vec![at(read_only, 0x3300, 64)],
+                generation: 3,
+            },
             blockers: vec![BlockerDetail {
                 blocker: blocker(),
                 state: 'S',

@@ -4,6 +4,7 @@ use engraft_core::{Patch, State, Universe, Verdict};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::arrivals::show_presence;
 use crate::attached::Attached;
 use crate::control;
 use crate::database::{self, Records, Stage};
@@ -165,7 +166,8 @@ pub fn read_status(pid: i32) -> Result<Status, Error> {
         patches: Vec::new(),
         transition: None,
     };
-    if let Some((state, records)) = load_quietly(&process)? {
+    if let Some((mut state, records)) = load_quietly(&process)? {
+        show_presence(&process.memory, &mut state, &records);
         status.patches = list_patches(&state, &records);
         status.transition = transition_status(&state, &records);
     }

@@ -82,10 +82,7 @@ fn prepare() -> Result<(), Failure> {
     for line in ["file kernel/livepatch/* +p", "func klp_try_switch_task -p"] {
         fs::write(control, line).context(control)?;
     }
-    for module in ["conf_core", "conf_a", "conf_b"] {
-        modules::load(module, &[]).context(module)?;
-    }
-    Ok(())
+    modules::restore_target()
 }
 
 fn open_line() -> Result<File, Failure> {
@@ -111,6 +108,12 @@ impl Guest {
             Step::Enable(patch) => livepatch::write(patch, "enabled", "1"),
             Step::Disable(patch) => livepatch::write(patch, "enabled", "0"),
             Step::Force(patch) => livepatch::write(patch, "force", "1"),
+            Step::Insmod(module) => modules::load(module, &[])
+                .and_then(|()| Target::read_answer())
+                .map(|text| answer = text),
+            Step::Rmmod(module) => modules::unload_now(module)
+                .and_then(|()| Target::read_answer())
+                .map(|text| answer = text),
             Step::Target(command) => self.target.obey(command).map(|text| answer = text),
         };
         let (patches, blockers) = self.settle()?;
@@ -180,6 +183,7 @@ impl Guest {
         for module in modules::patches()? {
             modules::unload(&module).context(&module)?;
         }
+        modules::restore_target()?;
         self.log.read()?;
         Ok(())
     }

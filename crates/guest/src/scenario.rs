@@ -24,6 +24,10 @@ pub enum Step {
     Disable(String),
     /// Writes 1 to the patch's `force`.
     Force(String),
+    /// Loads an object of the target: insmod, or dlopen.
+    Insmod(String),
+    /// Unloads it: rmmod, or dlclose.
+    Rmmod(String),
     /// A command to the target: `call F`, `park T F`, `free T`, `hammer T F`.
     Target(String),
 }
@@ -49,6 +53,8 @@ impl fmt::Display for Step {
             Self::Enable(patch) => write!(f, "enable {patch}"),
             Self::Disable(patch) => write!(f, "disable {patch}"),
             Self::Force(patch) => write!(f, "force {patch}"),
+            Self::Insmod(object) => write!(f, "insmod {object}"),
+            Self::Rmmod(object) => write!(f, "rmmod {object}"),
             Self::Target(command) => f.write_str(command),
         }
     }

@@ -32,6 +32,11 @@ impl Target {
             }
             _ => {}
         }
+        Self::read_answer()
+    }
+
+    /// What it has answered last.
+    pub(crate) fn read_answer() -> Result<String, Errno> {
         let answer = fs::read_to_string(CONTROL).map_err(|error| errno_of(&error))?;
         Ok(answer.trim().to_owned())
     }

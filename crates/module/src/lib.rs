@@ -32,7 +32,7 @@ pub use error::{
 };
 pub use layout::{Layout, Placement, Room};
 pub use link::link;
-pub use linked::{IfuncFixup, Linked, LinkedFunction, LinkedParam};
+pub use linked::{IfuncFixup, Linked, LinkedBinding, LinkedFunction, LinkedParam};
 pub use module::{Contents, Definition, Param, PatchModule, Region, Section, Symbol, SymbolKind};
 pub use name::{NameError, module_name};
 pub use pre_code::{

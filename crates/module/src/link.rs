@@ -62,6 +62,8 @@ fn try_link(
         functions: list_functions(module, &values),
         stubs: stubs..stubs + layout.stubs_size(),
         ifuncs: applied.ifuncs,
+        bindings: applied.bindings,
+        fixed: applied.fixed,
         absent: values.absent,
         relocations: applied.relocations,
         symbols,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use engraft_abi::ParamRecord;
 
-use crate::Placement;
+use crate::{Placement, Region};
 
 /// The bytes of a module at its place, and what lies where. All addresses are absolute.
 #[derive(Clone, Debug)]
@@ -36,6 +36,11 @@ pub struct Linked {
     /// Places whose value only an ifunc's resolver knows; zero until filled in, and to be
     /// filled in before any code of the module runs.
     pub ifuncs: Vec<IfuncFixup>,
+    /// Places that hold the address of something in a library, which may come and go.
+    pub bindings: Vec<LinkedBinding>,
+    /// Libraries that the module refers to in other ways, too: those hold only as long as they
+    /// stay where they are. Sorted, each once.
+    pub fixed: Vec<String>,
     /// Objects that references name and that are not loaded ([`crate::Resolved::Absent`]),
     /// sorted, each once.
     pub absent: Vec<String>,
@@ -63,6 +68,23 @@ impl Linked {
             .take(8)
             .find(|function| address - function.address < function.size)
     }
+}
+
+/// A place that holds the address of something in a library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkedBinding {
+    /// The library.
+    pub object: String,
+    /// Name of the symbol.
+    pub name: String,
+    /// Position among equal names, 0 when it must be unique.
+    pub sympos: u64,
+    /// Address of the eight bytes.
+    pub place: u64,
+    /// What is added to the symbol's address.
+    pub addend: i64,
+    /// The region that the place lies in.
+    pub region: Region,
 }
 
 /// One function of a linked module.

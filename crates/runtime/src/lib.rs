@@ -30,6 +30,15 @@ pub const SYM_MAILBOX: &str = "engraft_mailbox";
 /// The `CallFrame`.
 pub const SYM_FRAME: &str = "engraft_frame";
 
+/// Where the dynamic linker's notification is to lead.
+pub const SYM_ARRIVAL: &str = "engraft_arrival";
+
+/// The `Arrivals`.
+pub const SYM_ARRIVALS: &str = "engraft_arrivals";
+
+/// `void engraft_watch(LibraryStatus *, const char *name)`: from here on a library is followed.
+pub const SYM_WATCH: &str = "engraft_watch";
+
 /// Every symbol of the runtime that a patch module may be linked against. Names that are not
 /// the kernel's own carry the prefix `engraft_`, so that none of them can hide a symbol of
 /// the target; the headers in `include/linux` map the kernel's names to them.

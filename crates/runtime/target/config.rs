@@ -12,6 +12,8 @@ pub(crate) static engraft_config: RuntimeConfig = RuntimeConfig {
     heap_length: 0,
     xsave_mask: 0,
     tsc_allowed: 0,
+    debug: 0,
+    plan: 0,
 };
 
 /// The configuration as it is in memory now.

@@ -8,6 +8,7 @@
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod arrival;
 mod config;
 mod double_word;
 mod enter;

@@ -63,7 +63,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn back_off(tries: u32) {
+/// Waits a little, longer the more often that was to no avail.
+pub(crate) fn back_off(tries: u32) {
     match tries {
         0..=200 => core::hint::spin_loop(),
         201..=300 => syscall::sched_yield(),
@@ -86,7 +87,7 @@ static LAST_EPOCH: AtomicU64 = AtomicU64::new(0);
 /// A child finds the marker wiped and takes an epoch above `LAST_EPOCH`, of which it has a
 /// copy. That is raised before the new epoch gets into the marker and so before any lock word
 /// can carry it: a grandchild, whenever it is forked, starts above every epoch in use.
-fn current_epoch() -> u64 {
+pub(crate) fn current_epoch() -> u64 {
     // SAFETY: the marker points to a static or to a page that is never unmapped.
     let marker = unsafe { &*find_marker() };
     match marker.load(Ordering::Acquire) {

@@ -46,11 +46,11 @@ pub(crate) fn append(level: u32, text: &[u8]) {
 
 /// Appends a message of the runtime's own; `arguments` fit `format`.
 pub(crate) fn print(level: u32, format: &CStr, arguments: &[u64]) {
-    let mut buffer = MaybeUninit::<[u8; 160]>::uninit();
+    let mut buffer = MaybeUninit::<[u8; 256]>::uninit();
     // SAFETY: the sink has the buffer for itself; the messages of this crate take numbers
     // and pointers, as many as are passed.
     let sink = unsafe {
-        let mut sink = Sink::new(buffer.as_mut_ptr().cast(), 160);
+        let mut sink = Sink::new(buffer.as_mut_ptr().cast(), 256);
         format_into(
             &mut sink,
             format.as_ptr().cast(),

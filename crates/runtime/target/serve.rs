@@ -12,6 +12,7 @@ use engraft_abi::{
     UpcallKind,
 };
 
+use crate::arrival::Turn;
 use crate::log;
 use crate::syscall::{self, syscall6};
 
@@ -59,6 +60,13 @@ fn serve_level(upcall: UpcallKind, argument: u64) -> Option<u64> {
         let command = ask_command(question, argument);
         let value = match CommandKind::from_raw(command.kind) {
             Some(CommandKind::Call) => call(&command),
+            Some(CommandKind::CallWhile) => {
+                let turn = Turn::take();
+                keep_result(command.sequence, call_while(&command));
+                drop(turn);
+                question = UpcallKind::Ready;
+                continue;
+            }
             // SAFETY: the tool vouches for the call it asks for.
             Some(CommandKind::Syscall) => unsafe { syscall6(command.target, command.arguments) },
             Some(CommandKind::Log) => append_line(&command),
@@ -100,6 +108,19 @@ fn call(command: &Command) -> u64 {
     let function: Function = unsafe { core::mem::transmute(command.target) };
     let [a, b, c, d, e, f] = command.arguments;
     function(a, b, c, d, e, f)
+}
+
+/// The result is kept while the turn is: who has it next must know what was done.
+fn call_while(command: &Command) -> u64 {
+    let [argument, .., place, expected] = command.arguments;
+    // SAFETY: the tool names a word that stays where it is.
+    if unsafe { read_volatile(place as *const u64) } != expected {
+        return 0;
+    }
+    call(&Command {
+        arguments: [argument, 0, 0, 0, 0, 0],
+        ..*command
+    })
 }
 
 fn append_line(command: &Command) -> u64 {

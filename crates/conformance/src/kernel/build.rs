@@ -26,7 +26,7 @@ pub(super) fn build_modules(version: &str, directory: &Path) -> Result<Vec<PathB
         let _ = writeln!(makefile, "obj-m += {name}.o");
         files.push(directory.join(format!("{name}.ko")));
     }
-    for object in ["a", "b"] {
+    for object in ["a", "b", "c"] {
         let _ = writeln!(makefile, "CFLAGS_conf_{object}.o := -DOBJECT={object}");
     }
     write("Makefile", &makefile)?;

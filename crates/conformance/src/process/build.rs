@@ -38,7 +38,7 @@ pub(super) fn build(directory: &Path) -> Result<(), Failure> {
             .then_some(())
             .ok_or_else(|| Failure::new(said))
     };
-    for object in ["a", "b"] {
+    for object in ["a", "b", "c"] {
         let define = format!("-DOBJECT={object}");
         let library = format!("conf_{object}.so");
         gcc(&[&define, "-fPIC", "-shared", "-o", &library, "library.c"])?;
@@ -47,11 +47,13 @@ pub(super) fn build(directory: &Path) -> Result<(), Failure> {
         "-pthread",
         "-rdynamic",
         "-Wl,-rpath,$ORIGIN",
+        "-Wl,--no-as-needed",
         "-o",
         PROGRAM,
         "program.c",
     ];
-    gcc(&[&link[..], &["conf_a.so", "conf_b.so"]].concat())?;
+    // The others come and go.
+    gcc(&[&link[..], &["conf_a.so"]].concat())?;
     for (name, text) in PATCHES {
         let source = directory.join(format!("{name}.c"));
         fs::write(&source, text).context(source.display())?;

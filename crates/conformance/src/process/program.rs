@@ -2,16 +2,21 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use engraft_guest::{Context, Failure};
+
+/// How long the program may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that obeys commands. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Program {
     process: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Program {
@@ -22,10 +27,18 @@ impl Program {
         let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
             return Err(Failure::new("the program has no pipes"));
         };
-        let mut program = Self {
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let program = Self {
             process,
             input,
-            output: BufReader::new(output),
+            lines,
         };
         while program.line()? != "ready" {}
         Ok(program)
@@ -44,16 +57,9 @@ impl Program {
         Ok((errno.parse().context(&line)?, answer.to_owned()))
     }
 
-    fn line(&mut self) -> Result<String, Failure> {
-        let mut line = String::new();
-        let length = self
-            .output
-            .read_line(&mut line)
-            .context("reading from the program")?;
-        if length == 0 {
-            return Err(Failure::new("the program has ended"));
-        }
-        Ok(line.trim_end().to_owned())
+    fn line(&self) -> Result<String, Failure> {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.context("the program does not answer")
     }
 }
 

@@ -4,7 +4,7 @@
 use super::model::Model;
 use super::process::Process;
 use super::{callback_address, number_of, original};
-use crate::{CallbackKind, Patch, PatchId, Phase, State, Universe};
+use crate::{CallbackKind, NewObject, Patch, PatchId, Phase, State, Universe};
 
 const ENOENT: i32 = 2;
 const EAGAIN: i32 = 11;
@@ -80,14 +80,15 @@ pub(super) fn enable(process: &Process, name: &str, any: bool) -> Answer {
         return Err(EBUSY);
     }
     let written = model.patch(patch.id).ok_or(ENOENT)?;
-    for object in written.objects.iter().filter(|object| object.loaded) {
+    let is_there = |o: &&NewObject| process.libraries.is_there(o.name.as_deref(), o.loaded);
+    for object in written.objects.iter().filter(is_there) {
         let address = object.callbacks.pre_patch;
         let value = address.and_then(|address| process.returns.get(&address));
         if let Some(value) = value.filter(|value| **value != 0) {
             return Err(value.abs());
         }
     }
-    let loaded = written.objects.iter().filter(|object| object.loaded);
+    let loaded = written.objects.iter().filter(is_there);
     let functions = loaded.flat_map(|object| &object.funcs);
     let functions = functions.filter_map(|func| number_of(&func.old_name));
     let errno = |function: usize| {
@@ -167,8 +168,15 @@ fn is_covered(process: &Process, patch: PatchId) -> bool {
         let objects = model.patch(id).map(|written| written.objects.iter());
         let objects = objects.into_iter().flatten();
         let named = objects.flat_map(|o| o.funcs.iter().map(|f| (o.name.clone(), &f.old_name)));
+        // Two names of one function are known as such only while it is there.
+        let there = |object: &Option<String>| process.libraries.is_there(object.as_deref(), true);
         named
-            .map(|(object, name)| (object, number_of(name)))
+            .map(
+                |(object, name)| match number_of(name).filter(|_| there(&object)) {
+                    Some(number) => (object, number.to_string()),
+                    None => (object, name.clone()),
+                },
+            )
             .collect::<Vec<_>>()
     };
     let own = functions(patch);

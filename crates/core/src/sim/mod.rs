@@ -8,12 +8,14 @@
 mod audit;
 mod forecast;
 mod journal;
+mod library;
 mod model;
 mod process;
 mod random;
 mod scenario;
 
 pub use journal::check_log;
+pub use library::Libraries;
 pub use model::Model;
 pub use process::{Chaos, Frame, Killed, Process, Thread};
 pub use random::Random;

@@ -32,13 +32,14 @@ pub(super) struct Running {
     patched: Vec<PatchId>,
     unpatched: Vec<PatchId>,
     forcing: bool,
+    /// Loads and unloads of libraries that were known when it began.
+    pub(super) events: u64,
 }
 
 impl Model {
     /// Tells the model what a newly registered patch changes.
     pub fn learn(&mut self, id: PatchId, patch: NewPatch) {
-        let loaded = patch.objects.iter().filter(|object| object.loaded);
-        let funcs = loaded.flat_map(|object| &object.funcs);
+        let funcs = patch.objects.iter().flat_map(|object| &object.funcs);
         let functions = funcs.filter_map(|f| super::number_of(&f.old_name));
         let functions = functions.collect();
         self.catalog.insert(id, (patch, functions));
@@ -69,10 +70,11 @@ impl Model {
         &mut self,
         before: &State,
         state: &State,
+        events: u64,
     ) -> Result<Option<Running>, String> {
         match (&mut self.running, &state.transition) {
             (None, Some(_)) => {
-                self.running = Some(self.begin(before, state)?);
+                self.running = Some(self.begin(before, state, events)?);
                 Ok(None)
             }
             (Some(running), Some(t)) => {
@@ -99,7 +101,7 @@ impl Model {
         }
     }
 
-    fn begin(&self, before: &State, state: &State) -> Result<Running, String> {
+    fn begin(&self, before: &State, state: &State, events: u64) -> Result<Running, String> {
         let Some(t) = &state.transition else {
             return Err("no transition".to_owned());
         };
@@ -141,6 +143,7 @@ impl Model {
             patched: with(true),
             unpatched: with(false),
             enabled,
+            events,
             forcing: false,
         })
     }

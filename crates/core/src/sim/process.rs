@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::library::{Libraries, Ran, Stage};
 use super::model::Model;
 use super::random::Random;
 use super::{audit, original};
 use crate::{
     Address, Blocker, CallbackCall, ForbiddenRange, Impl, Pass, PatchId, RouteFailure, RouteKind,
-    State, Switch, Target, Verdict, check_stack, forbidden, routes,
+    Sighting, State, Switch, Target, Verdict, check_stack, forbidden, routes,
 };
 
 /// The tool was killed.
@@ -48,6 +49,19 @@ pub struct Chaos {
     pub evade: usize,
     /// Threads act between two effects.
     pub activity: usize,
+    /// The library that holds the functions from this one on.
+    pub library: Option<(&'static str, usize)>,
+    /// It comes and goes.
+    pub restless: bool,
+}
+
+impl Chaos {
+    /// Whether a function belongs to the library while that is not there.
+    fn is_absent(&self, process: &Process, function: usize) -> bool {
+        self.library.is_some_and(|(name, first)| {
+            function >= first && !process.libraries.is_there(Some(name), true)
+        })
+    }
 }
 
 /// A simulated process.
@@ -78,12 +92,15 @@ pub struct Process {
     pub kill_at: Option<u64>,
     /// Random behaviour.
     pub chaos: Option<Chaos>,
+    /// Libraries that may come and go.
+    pub libraries: Libraries,
     /// What must be run.
     pub model: Model,
     /// The first rule that was seen broken.
     pub violation: Option<String>,
-    code: BTreeMap<u64, (RouteKind, u64)>,
-    results: HashMap<u64, i32>,
+    pub(super) code: BTreeMap<u64, (RouteKind, u64)>,
+    pub(super) results: HashMap<u64, i32>,
+    pub(super) stages: BTreeMap<(PatchId, usize), Stage>,
     next_tid: i32,
 }
 
@@ -104,6 +121,8 @@ impl Process {
             steps: 0,
             kill_at: None,
             chaos: None,
+            libraries: Libraries::default(),
+            stages: BTreeMap::new(),
             model: Model::default(),
             violation: None,
             code: BTreeMap::new(),
@@ -182,8 +201,11 @@ impl Process {
 
     /// Whether the step from `before` to the saved state is one that a rule allows.
     fn audit(&mut self, before: &State) -> Result<(), String> {
-        if let Some(ended) = self.model.observe(before, &self.saved)? {
-            audit::check_callbacks(&self.model, &ended, &self.ran)?;
+        if let Some(ended) =
+            self.model
+                .observe(before, &self.saved, self.libraries.events_sighted)?
+        {
+            audit::check_callbacks(&self.model, &ended, &self.ran, &self.libraries)?;
             audit::check_end(&ended, before, &self.saved)?;
         }
         audit::check_state(&self.model, &self.saved)
@@ -217,9 +239,20 @@ impl Process {
         };
         for _ in 0..times {
             let thread = chaos.random.below(self.threads.len());
-            match chaos.random.below(16) {
+            match chaos.random.below(17) {
                 0..9 if self.threads[thread].stack.len() < 4 => {
-                    self.call(thread, chaos.random.below(self.functions));
+                    let function = chaos.random.below(self.functions);
+                    if !chaos.is_absent(self, function) {
+                        self.call(thread, function);
+                    }
+                }
+                16 => {
+                    if let Some((library, _)) = chaos.library.filter(|_| chaos.restless) {
+                        match chaos.random.chance(50) {
+                            true => drop(self.come(library)),
+                            false => self.go(library),
+                        }
+                    }
                 }
                 14 if self.threads.len() < 5 => {
                     let carries = self.threads[thread].carries;
@@ -287,6 +320,13 @@ impl Process {
         check_stack(ranges, addresses)
     }
 
+    fn is_in_library(&self, thread: usize) -> bool {
+        let stack = &self.threads[thread].stack;
+        stack
+            .iter()
+            .any(|frame| self.libraries.holds(frame.function))
+    }
+
     fn switch_one(&mut self, thread: usize, value: u64, how: Switch) {
         self.threads[thread].carries = value;
         if how == Switch::Force {
@@ -317,6 +357,9 @@ impl Target for Process {
         if let Some(result) = self.results.get(&call.sequence) {
             return Ok(*result);
         }
+        if self.is_void(call) {
+            return Ok(0);
+        }
         if let Some(running) = &self.model.running
             && let Err(text) = audit::check_view(running, &self.saved, call)
         {
@@ -328,8 +371,19 @@ impl Target for Process {
         let line = audit::callback_line(&self.saved, call);
         self.printed.push(line);
         self.results.insert(call.sequence, value);
+        self.note_ran(Ran {
+            patch: call.patch,
+            object: call.object,
+            kind: call.kind,
+            value,
+        });
         self.step()?;
         Ok(value)
+    }
+
+    fn sight_objects(&mut self, state: &State) -> Result<Vec<Sighting>, Killed> {
+        self.step()?;
+        Ok(self.libraries.sight(state))
     }
 
     fn apply_routes(&mut self, state: &State) -> Result<Result<(), RouteFailure>, Killed> {
@@ -356,12 +410,14 @@ impl Target for Process {
             .filter(|e| !entries.contains_key(e))
             .collect();
         for entry in stale {
-            self.code.remove(&entry);
+            if !self.libraries.is_unsighted(state, entry) {
+                self.code.remove(&entry);
+            }
             self.step()?;
         }
         for (entry, route) in entries {
             let kind = (route.kind.clone(), token);
-            if self.code.get(&entry) != Some(&kind) {
+            if self.code.get(&entry) != Some(&kind) && !self.libraries.is_unsighted(state, entry) {
                 self.code.insert(entry, kind);
                 self.step()?;
             }
@@ -378,6 +434,7 @@ impl Target for Process {
         let token = transition.token.value();
         let ranges = forbidden(state);
         let mut pass = Pass::default();
+        let events = self.libraries.events_sighted;
         let listing: Vec<i32> = self.threads.iter().map(|t| t.tid).collect();
         for tid in listing {
             self.step()?;
@@ -390,6 +447,18 @@ impl Target for Process {
             let verdict = match how {
                 Switch::Force => Verdict::Switched,
                 Switch::Check => self.verdict(thread, &ranges),
+            };
+            // What the ranges were made from is over: a thread that is in what may have come
+            // since is not to be switched.
+            let verdict = match verdict {
+                Verdict::Switched
+                    if how == Switch::Check
+                        && self.libraries.events != events
+                        && self.is_in_library(thread) =>
+                {
+                    Verdict::Unreliable("it is in a library that has just been loaded".to_owned())
+                }
+                other => other,
             };
             if verdict == Verdict::Switched {
                 self.switch_one(thread, value, how);

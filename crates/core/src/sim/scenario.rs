@@ -2,14 +2,17 @@
 
 use super::process::{Chaos, Killed, Process};
 use super::random::Random;
-use super::{all_callbacks, check_log, forecast, func, number_of};
+use super::{all_callbacks, audit, check_log, forecast, func, number_of};
 use crate::{
     CallbackKind, Callbacks, Driver, Error, Func, NewObject, NewPatch, Order, Phase, Progress,
     State, SystemState, Universe,
 };
 
-/// Functions of the simulated program; the first half lies in the main executable.
+/// Functions of the simulated program; the first half lies in the main executable, the others
+/// in a library.
 const FUNCTIONS: usize = 4;
+
+const LIBRARY: &str = "libx.so";
 
 /// One step of a scenario. Numbers choose a patch, function or amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,10 @@ pub enum Operation {
     Act(usize),
     /// So many seconds pass.
     Wait(usize),
+    /// The library is loaded.
+    Come,
+    /// It is unloaded.
+    Go,
 }
 
 /// A scenario: everything that happens follows from it.
@@ -47,6 +54,10 @@ pub struct Plan {
     pub operations: Vec<Operation>,
     /// Chance of a kill at an effect, in percent.
     pub kill: usize,
+    /// The library is there at the start.
+    pub loaded: bool,
+    /// It comes and goes by itself.
+    pub restless: bool,
 }
 
 impl Plan {
@@ -63,7 +74,10 @@ impl Plan {
         let length = 6 + random.below(30);
         operations.extend((0..length).map(|_| random_operation(&mut random, count)));
         let kill = [0, 1, 5][random.below(3)];
+        let restless = random.chance(50);
         Self {
+            loaded,
+            restless,
             seed,
             patches,
             operations,
@@ -107,8 +121,9 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
             }
         }
         objects.push(NewObject {
-            name: library.then(|| "libx.so".to_owned()),
+            name: library.then(|| LIBRARY.to_owned()),
             loaded,
+            load: 0,
             funcs: funcs
                 .into_iter()
                 .map(|f| random_func(random, f, loaded))
@@ -121,6 +136,7 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
         objects.push(NewObject {
             name: None,
             loaded: true,
+            load: 0,
             funcs: vec![func(0, 0, true)],
             callbacks: Callbacks::default(),
             handle: 0,
@@ -157,7 +173,7 @@ fn random_func(random: &mut Random, number: usize, loaded: bool) -> Func {
 
 fn random_operation(random: &mut Random, patches: usize) -> Operation {
     let patch = random.below(patches);
-    match random.below(36) {
+    match random.below(40) {
         0..3 => Operation::Register(patch),
         3..10 => Operation::Enable(patch, random.chance(40)),
         10..16 => Operation::Disable(patch, random.chance(40)),
@@ -170,6 +186,8 @@ fn random_operation(random: &mut Random, patches: usize) -> Operation {
         29..32 => Operation::Take(random.below(FUNCTIONS), random.chance(70)),
         32 => Operation::GiveBack,
         33 => Operation::Wait(1 + random.below(20)),
+        34 | 35 => Operation::Come,
+        36 | 37 => Operation::Go,
         _ => Operation::Act(1 + random.below(12)),
     }
 }
@@ -190,7 +208,10 @@ impl<'a> Run<'a> {
             kill: plan.kill,
             evade: [3, 40][(plan.seed % 2) as usize],
             activity: 40,
+            library: Some((LIBRARY, FUNCTIONS / 2)),
+            restless: plan.restless,
         });
+        process.add_library(LIBRARY, FUNCTIONS / 2..FUNCTIONS, plan.loaded);
         let state = process.saved.clone();
         Self {
             plan,
@@ -255,6 +276,14 @@ impl<'a> Run<'a> {
                 self.process.act(times);
                 Ok(())
             }
+            Operation::Come => {
+                self.process.come(LIBRARY);
+                Ok(())
+            }
+            Operation::Go => {
+                self.process.go(LIBRARY);
+                Ok(())
+            }
             Operation::Wait(seconds) => {
                 self.process.clock += seconds as u64 * 1_000_000_000;
                 Ok(())
@@ -275,8 +304,10 @@ impl<'a> Run<'a> {
         if self.killed {
             return Ok(());
         }
+        let events = self.process.libraries.events;
         let (expected, to_top) = forecast(&self.process);
-        self.process.model.to_top = Some(to_top);
+        // Whether two patches share a function depends on the library's being there.
+        self.process.model.to_top = (!self.plan.restless).then_some(to_top);
         let result = perform(&mut Driver::new(&mut self.state, &mut self.process));
         self.settle_accounts(&result)?;
         let answer = match result {
@@ -293,7 +324,8 @@ impl<'a> Run<'a> {
                 Ok(())
             }
         };
-        if answer == expected {
+        // An object that comes meanwhile can be in the way, one that goes can not be any more.
+        if answer == expected || self.process.libraries.events != events {
             return Ok(());
         }
         Err(format!("answered {answer:?} instead of {expected:?}"))
@@ -314,18 +346,19 @@ impl<'a> Run<'a> {
 
     fn register(&mut self, number: usize) -> Result<(), String> {
         self.loads += 1;
-        let patch = loaded_as(&self.plan.patches[number], self.loads);
+        let load = self.process.libraries.load(LIBRARY);
+        let patch = loaded_as(&self.plan.patches[number], self.loads, load);
         let expected = forecast::register(&self.process, &patch.name);
         let before = self.state.clone();
         let result = Driver::new(&mut self.state, &mut self.process).register(patch.clone());
         self.settle_accounts(&result)?;
         let after = &self.process.saved;
         if let Some(top) = after.stack.last()
-            && after.stack[..after.stack.len() - 1] == before.stack[..]
+            && audit::are_same(&after.stack[..after.stack.len() - 1], &before.stack)
             && expected.is_ok()
         {
             self.process.model.learn(top.id, patch);
-        } else if after.stack != before.stack {
+        } else if !audit::are_same(&after.stack, &before.stack) {
             return Err("registering changed the stack".to_owned());
         }
         self.compare(result.map(|_| ()), expected)
@@ -405,10 +438,15 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         for function in 0..FUNCTIONS {
-            let is_needed = self.process.model.is_redirected(function);
+            let there = self.process.libraries.is_there(Some(LIBRARY), true);
+            let there = there || function < FUNCTIONS / 2;
+            let is_needed = there && self.process.model.is_redirected(function);
             if self.process.is_redirected(function) != is_needed {
                 return Err(format!("f{function} should be redirected: {is_needed}"));
             }
+        }
+        if phase.is_none() {
+            self.process.check_stages()?;
         }
         Ok(())
     }
@@ -471,9 +509,11 @@ fn order(any: bool) -> Order {
 }
 
 /// The patch with the addresses of its `load`.
-fn loaded_as(patch: &NewPatch, load: u64) -> NewPatch {
+fn loaded_as(patch: &NewPatch, load: u64, library: u64) -> NewPatch {
     let mut patch = patch.clone();
     for (index, object) in patch.objects.iter_mut().enumerate() {
+        object.loaded = library != 0 || object.name.is_none();
+        object.load = library;
         let all = all_callbacks(load, index);
         let callbacks = &mut object.callbacks;
         callbacks.pre_patch = callbacks.pre_patch.and(all.pre_patch);
@@ -482,7 +522,8 @@ fn loaded_as(patch: &NewPatch, load: u64) -> NewPatch {
         callbacks.post_unpatch = callbacks.post_unpatch.and(all.post_unpatch);
         for f in &mut object.funcs {
             let number = number_of(&f.old_name).unwrap_or(0);
-            f.replacement = func(load, number, object.loaded).replacement;
+            let new = func(load, number, object.loaded);
+            (f.replacement, f.old) = (new.replacement, new.old);
         }
     }
     patch

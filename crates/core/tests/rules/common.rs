@@ -46,6 +46,7 @@ impl Rig {
             NewObject {
                 name: (!obj.0.is_empty()).then(|| obj.0.to_owned()),
                 loaded,
+                load: 0,
                 funcs: obj.1.iter().map(|f| func(load, *f, loaded)).collect(),
                 callbacks: if obj.2 {
                     all_callbacks(load, index)

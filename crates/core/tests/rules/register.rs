@@ -75,8 +75,7 @@ fn a_library_that_moved_is_not_guessed_about() {
     let mut patch = rig.patch("A", false, &[Obj("lib", &[1], false)]);
     rig.register_patch(patch.clone()).unwrap();
     patch.name = "B".to_owned();
-    patch.objects[0].loaded = false;
-    patch.objects[0].funcs[0].old = None;
+    patch.objects[0].funcs[0].old = Some(engraft_core::Code::new(0x77_0000, 0x40));
     let error = rig.register_patch(patch).unwrap_err();
     assert!(error.to_string().contains("'A'"), "{error}");
     assert_eq!(error.errno(), 22);

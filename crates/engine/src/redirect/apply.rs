@@ -10,6 +10,7 @@ use super::entry::fail;
 use super::rewrite::{Edit, Obstacle};
 use super::{Entry, Selector, rows_of};
 use crate::arena::Part;
+use crate::arrivals::Load;
 use crate::error::Error;
 use crate::live::Live;
 
@@ -41,12 +42,17 @@ impl Live<'_> {
         &mut self,
         state: &State,
     ) -> Result<Result<(), RouteFailure>, Error> {
-        let routes = routes(state);
+        let in_line = self.routes_in_line(state)?;
+        let loads: BTreeMap<u64, Option<Load>> = in_line
+            .iter()
+            .map(|(route, load)| (route.old.entry(), *load))
+            .collect();
+        let routes: Vec<Route> = in_line.into_iter().map(|(route, _)| route).collect();
         let token = state
             .transition
             .as_ref()
             .map_or(0, |transition| transition.token.value());
-        if let Err(failure) = self.prepare_redirects(&routes)? {
+        if let Err(failure) = self.prepare_redirects(&routes, &loads)? {
             return Ok(Err(failure));
         }
         let mut values = BTreeMap::new();
@@ -73,6 +79,23 @@ impl Live<'_> {
         }
         self.drop_old_selectors(state);
         Ok(Ok(()))
+    }
+
+    /// The routes of what is as the state says: a library that has come or gone since is the
+    /// runtime's.
+    fn routes_in_line(&self, state: &State) -> Result<Vec<(Route, Option<Load>)>, Error> {
+        let mut in_line = Vec::new();
+        for route in routes(state) {
+            let name = route.object.as_deref();
+            let load = self.current_load(name)?;
+            let number = load.map(|load| load.number);
+            let objects = state.stack.iter().flat_map(|patch| &patch.objects);
+            let mut same = objects.filter(|object| object.name.as_deref() == name);
+            if number.is_none() || same.all(|object| Some(object.load) == number) {
+                in_line.push((route, load));
+            }
+        }
+        Ok(in_line)
     }
 
     /// Where an entry's slot has to lead for this route.
@@ -145,6 +168,9 @@ impl Live<'_> {
 
     fn write_slots(&self, values: &BTreeMap<u64, u64>) -> Result<(), Error> {
         for (function, entry) in &self.records.entries {
+            if !self.is_current(entry.load) {
+                continue;
+            }
             let value = values.get(function).copied().unwrap_or(entry.copy.start);
             if self.process.memory.read::<u64>(entry.slot)? != value {
                 self.process.memory.write(entry.slot, &value)?;
@@ -169,6 +195,9 @@ impl Live<'_> {
         let arriving = transition.is_some_and(|t| t.target == Universe::Patched);
         let mut edits = Vec::new();
         for entry in self.records.entries.values() {
+            if !self.is_current(entry.load) {
+                continue;
+            }
             let route = routes
                 .iter()
                 .find(|route| route.old.entry() == entry.function);

@@ -1,6 +1,9 @@
 //! Placing what a redirect needs: router, slot, displaced prologue, thunks. The function
 //! itself is not touched.
 
+use std::rc::Rc;
+
+use engraft_abi::Redirect;
 use engraft_arch::RegisterSet;
 use engraft_arch::relocate::relocate_entry;
 use engraft_arch::stub::{encode_preserve_thunk, encode_router};
@@ -10,6 +13,7 @@ use nix::errno::Errno;
 use super::plan::Unfit;
 use super::{Entry, Thunk, rows_of};
 use crate::arena::Part;
+use crate::arrivals::Load;
 use crate::error::Error;
 use crate::live::Live;
 use crate::objects::LoadedObject;
@@ -28,74 +32,123 @@ pub(super) fn fail(route: &Route, errno: Errno, reason: impl ToString) -> RouteF
 }
 
 impl Live<'_> {
-    /// Places router, slot and displaced prologue of a function.
+    /// Places router, slot and displaced prologue of a function, which `load` tells from the one
+    /// of another load of its library.
     pub(super) fn place_entry(
         &mut self,
         route: &Route,
         planned: engraft_arch::entry::Entry,
+        load: Option<Load>,
     ) -> Result<Result<(), RouteFailure>, Error> {
         let function = route.old.entry();
-        // An arena for the whole object, so that its other functions find room there, too.
-        let near = self.objects.containing(function).map_or(
-            Span {
-                start: function,
-                size: route.old.body.len,
-            },
-            LoadedObject::span,
-        );
-        let room = [SLOT_SIZE, 2 * COPY_ROOM, 0];
-        let arena = self.arena_near(near, room)?;
+        let arena = self.arena_for(function, route.old.body.len)?;
         let router = self.take(arena, Part::Executable, 8, 8)?;
         let slot = self.take(arena, Part::ReadOnly, SLOT_SIZE, SLOT_SIZE)?;
-        let copy_room = self.take(arena, Part::Executable, COPY_ROOM, 16)?;
-        let relocated = match relocate_entry(&planned, copy_room.start) {
-            Ok(relocated) if relocated.code.len() as u64 <= copy_room.size => relocated,
-            Ok(_) => {
-                return Ok(Err(fail(
-                    route,
-                    Errno::EINVAL,
-                    "its displaced prologue is too long",
-                )));
-            }
-            Err(error) => return Ok(Err(fail(route, Errno::EINVAL, error.kind))),
-        };
-        let length = (relocated.code.len() as u64).next_multiple_of(16);
-        let copy = Span {
-            start: copy_room.start,
-            size: length,
-        };
-        self.give(Span {
-            start: copy.end(),
-            size: copy_room.size - length,
-        });
         let stub = match encode_router(router.start, slot.start) {
             Ok(stub) => stub,
             Err(error) => return Ok(Err(fail(route, Errno::ENOMEM, error))),
         };
-        let memory = &self.process.memory;
-        memory.write_bytes(copy.start, &relocated.code)?;
-        memory.write_bytes(router.start, &stub.code)?;
-        memory.write(slot.start, &copy.start)?;
-        let entry = Entry {
-            name: route.old_name.clone(),
+        self.process.memory.write_bytes(router.start, &stub.code)?;
+        let place = (router, slot.start);
+        let entry = match self.build_entry(&route.old_name, function, planned, place)? {
+            Ok(entry) => entry,
+            Err(unfit) => {
+                let object = route.object.as_deref();
+                return Ok(Err(unfit.of_function(object, &route.old_name)));
+            }
+        };
+        self.process.memory.write(slot.start, &entry.copy.start)?;
+        self.records
+            .entries
+            .insert(function, Entry { load, ..entry });
+        Ok(Ok(()))
+    }
+
+    /// Takes over a redirect that is in force, with its router and slot.
+    pub(crate) fn adopt_entry(
+        &mut self,
+        name: &str,
+        function: u64,
+        planned: engraft_arch::entry::Entry,
+        redirect: &Redirect,
+        load: Load,
+    ) -> Result<(), Error> {
+        let router = Span {
+            start: redirect.router,
+            size: 8,
+        };
+        let place = (router, redirect.slot);
+        match self.build_entry(name, function, planned, place)? {
+            Ok(entry) => {
+                let load = Some(load);
+                self.records
+                    .entries
+                    .insert(function, Entry { load, ..entry });
+                Ok(())
+            }
+            Err(unfit) => {
+                let context = format!("take over the redirect of '{name}'");
+                Err(Error::new(context, unfit.of_function(None, name)))
+            }
+        }
+    }
+
+    /// An arena for the whole object, so that its other functions find room there, too.
+    fn arena_for(&mut self, function: u64, size: u64) -> Result<usize, Error> {
+        let objects = Rc::clone(&self.objects);
+        let near = objects.containing(function).map_or(
+            Span {
+                start: function,
+                size,
+            },
+            LoadedObject::span,
+        );
+        self.arena_near(near, [SLOT_SIZE, 2 * COPY_ROOM, 0])
+    }
+
+    /// Places the displaced prologue; router and slot are there.
+    fn build_entry(
+        &mut self,
+        name: &str,
+        function: u64,
+        planned: engraft_arch::entry::Entry,
+        (router, slot): (Span, u64),
+    ) -> Result<Result<Entry, Unfit>, Error> {
+        let arena = self.arena_for(function, 1)?;
+        let copy_room = self.take(arena, Part::Executable, COPY_ROOM, 16)?;
+        let relocated = match relocate_entry(&planned, copy_room.start) {
+            Ok(relocated) if relocated.code.len() as u64 <= copy_room.size => relocated,
+            Ok(_) => {
+                let reason = "its displaced prologue is too long";
+                return Ok(Err(Unfit::new(Errno::EINVAL, reason)));
+            }
+            Err(error) => return Ok(Err(Unfit::new(Errno::EINVAL, error.kind))),
+        };
+        let length = (relocated.code.len() as u64).next_multiple_of(16);
+        let end = copy_room.start + length;
+        self.give(Span {
+            start: end,
+            size: copy_room.size - length,
+        });
+        self.process
+            .memory
+            .write_bytes(copy_room.start, &relocated.code)?;
+        let boundaries = relocated.boundaries.iter();
+        let calls = relocated.calls.iter();
+        Ok(Ok(Entry {
+            name: name.to_owned(),
             function,
             site: planned.site,
             original: planned.original,
             interior: planned.interior,
             router,
-            slot: slot.start,
+            slot,
             copy: Span {
-                start: copy.start,
+                start: copy_room.start,
                 size: relocated.code.len() as u64,
             },
-            boundaries: relocated
-                .boundaries
-                .iter()
-                .map(|b| (b.original, b.copy))
-                .collect(),
-            calls: relocated
-                .calls
-                .iter()
+            boundaries: boundaries.map(|b| (b.original, b.copy)).collect(),
+            calls: calls
                 .map(|call| Span {
                     start: call.start,
                     size: call.end - call.start,
@@ -103,9 +156,8 @@ impl Live<'_> {
                 .collect(),
             thunks: Vec::new(),
             examined: Vec::new(),
-        };
-        self.records.entries.insert(function, entry);
-        Ok(Ok(()))
+            load: None,
+        }))
     }
 
     /// Places a thunk that preserves registers around an implementation of a function.

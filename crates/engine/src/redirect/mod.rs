@@ -12,12 +12,14 @@ mod rewrite;
 mod text;
 
 pub(crate) use plan::{Implementation, Planner};
+pub(crate) use rewrite::Edit;
 pub(crate) use text::{Overlay, Text};
 
 use engraft_arch::stub::{CfaBase, Stub, UnwindRow};
 use engraft_unwind::{Alias, AliasEntry, CodeMap, Fixed, FixedBase, FixedEntry};
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::Load;
 use crate::space::Span;
 
 /// A function's entry that is, was or is about to be redirected.
@@ -47,6 +49,8 @@ pub(crate) struct Entry {
     pub(crate) thunks: Vec<Thunk>,
     /// Implementations of which it is known whether they need a thunk.
     pub(crate) examined: Vec<u64>,
+    /// The load of a library that it belongs to; `None` where nothing comes and goes.
+    pub(crate) load: Option<Load>,
 }
 
 /// Preserves registers around one implementation, for callers that rely on them.
@@ -265,6 +269,7 @@ pub(crate) fn sample_entry(function: u64, code: Span, slot: u64) -> Entry {
             rows: vec![Row::at_entry()],
         }],
         examined: vec![code.start],
+        load: None,
     }
 }
 
@@ -309,6 +314,7 @@ mod tests {
             calls: vec![span(0x100a, 5)],
             thunks: Vec::new(),
             examined: Vec::new(),
+            load: None,
         }
     }
 

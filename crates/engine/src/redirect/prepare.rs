@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::entry::fail;
 use super::plan::{Implementation, Planner, Redirect};
 use super::text::Text;
+use crate::arrivals::Load;
 use crate::database::Module;
 use crate::error::Error;
 use crate::live::Live;
@@ -29,13 +30,14 @@ impl Live<'_> {
     pub(super) fn prepare_redirects(
         &mut self,
         routes: &[Route],
+        loads: &BTreeMap<u64, Option<Load>>,
     ) -> Result<Result<(), RouteFailure>, Error> {
         let planned = match self.plan_redirects(routes)? {
             Ok(planned) => planned,
             Err(failure) => return Ok(Err(failure)),
         };
         for one in planned {
-            if let Err(failure) = self.place_redirect(one)? {
+            if let Err(failure) = self.place_redirect(one, loads)? {
                 return Ok(Err(failure));
             }
         }
@@ -63,7 +65,7 @@ impl Live<'_> {
             let index = text.index();
             let planner = Planner {
                 memory: &self.process.memory,
-                objects: self.objects,
+                objects: &self.objects,
                 object,
                 index: &index,
             };
@@ -103,14 +105,18 @@ impl Live<'_> {
         Ok(Ok(planned))
     }
 
-    fn place_redirect(&mut self, planned: Planned<'_>) -> Result<Result<(), RouteFailure>, Error> {
+    fn place_redirect(
+        &mut self,
+        planned: Planned<'_>,
+        loads: &BTreeMap<u64, Option<Load>>,
+    ) -> Result<Result<(), RouteFailure>, Error> {
         let Planned {
             route,
             implementations,
             redirect,
         } = planned;
         if let Some(entry) = redirect.entry
-            && let Err(failure) = self.place_entry(route, entry)?
+            && let Err(failure) = self.place_entry(route, entry, loads[&route.old.entry()])?
         {
             return Ok(Err(failure));
         }

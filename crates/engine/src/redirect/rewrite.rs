@@ -29,19 +29,19 @@ const STACK_CHUNK: u64 = 64 << 10;
 const STARTING_CALLS: [i64; 3] = [56, 58, 435];
 
 /// One entry to be rewritten.
-pub(super) struct Edit {
+pub(crate) struct Edit {
     /// Address of the old function, for messages.
-    pub(super) function: u64,
-    pub(super) site: u64,
-    pub(super) expected: [u8; 5],
-    pub(super) wanted: [u8; 5],
+    pub(crate) function: u64,
+    pub(crate) site: u64,
+    pub(crate) expected: [u8; 5],
+    pub(crate) wanted: [u8; 5],
     /// Places inside the bytes at which a thread may stand, and the same place in the
     /// displaced prologue.
-    pub(super) interior: Vec<(u64, Option<u64>)>,
+    pub(crate) interior: Vec<(u64, Option<u64>)>,
 }
 
 /// Why nothing was rewritten.
-pub(super) enum Obstacle {
+pub(crate) enum Obstacle {
     /// Somebody else has changed the bytes.
     Foreign { function: u64, found: [u8; 5] },
     /// A thread stands, or will return, inside them.
@@ -67,7 +67,7 @@ fn waits_for_child(pid: i32, tid: i32) -> bool {
 
 impl Live<'_> {
     /// Rewrites all entries in one common stop, or none.
-    pub(super) fn rewrite_entries(
+    pub(crate) fn rewrite_entries(
         &mut self,
         edits: &[Edit],
     ) -> Result<Result<(), Obstacle>, Error> {

@@ -13,12 +13,14 @@ use crate::support::{Program, Workshop, log_of, settle};
 
 /// `first` and `second` answer 1 and 2; a thread can be parked in `linger`, and one under 300
 /// activations of `sink`. `twin` exists twice. The library of the last argument can be opened,
-/// its `library_answer` called, and closed again.
+/// its `library_answer` or another function called, and closed again.
 const PROGRAM: &str = r#"
+#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #define NOIPA __attribute__((noipa))
 
@@ -55,12 +57,20 @@ int main(int count, char **arguments)
 			printf("%d %d\n", first(), second());
 		} else if (!strcmp(line, "twins\n")) {
 			printf("%d %d\n", twin(), other_twin());
-		} else if (!strcmp(line, "open\n")) {
-			library = dlopen(arguments[count - 1], RTLD_NOW);
-			answer = (int (*)(void))dlsym(library, "library_answer");
-			puts("opened");
+		} else if (!strncmp(line, "open", 4)) {
+			library = line[4] == ' ' ? dlmopen(LM_ID_NEWLM, arguments[count - 1], RTLD_NOW)
+						 : dlopen(arguments[count - 1], RTLD_NOW);
+			answer = library ? (int (*)(void))dlsym(library, "library_answer") : NULL;
+			puts(library ? "opened" : dlerror());
 		} else if (!strcmp(line, "call\n")) {
 			printf("%d\n", answer());
+		} else if (!strcmp(line, "occupy\n")) {
+			for (int i = 0; i < 64; i++)
+				mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			puts("occupied");
+		} else if (!strncmp(line, "call ", 5)) {
+			line[strcspn(line, "\n")] = 0;
+			printf("%d\n", ((int (*)(void))dlsym(library, line + 5))());
 		} else if (!strcmp(line, "close\n")) {
 			puts(dlclose(library) ? "failed" : "closed");
 		} else if (!strcmp(line, "park\n") || !strcmp(line, "sink\n")) {

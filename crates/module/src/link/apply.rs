@@ -6,8 +6,8 @@ use super::values::{Value, Values};
 use crate::layout::STUB_SIZE;
 use crate::relocation::SlotKind;
 use crate::{
-    Contents, Fault, FaultKind, IfuncFixup, Layout, LinkErrorKind, PatchModule, Placement, Region,
-    Relocation, RelocationKind, tls,
+    Contents, Definition, Fault, FaultKind, IfuncFixup, Layout, LinkErrorKind, LinkedBinding,
+    PatchModule, Placement, Region, Relocation, RelocationKind, tls,
 };
 
 /// What fills the gaps between functions: a trap.
@@ -22,6 +22,8 @@ pub(super) struct Applied {
     pub(super) read_only: Vec<u8>,
     pub(super) data: Vec<u8>,
     pub(super) ifuncs: Vec<IfuncFixup>,
+    pub(super) bindings: Vec<LinkedBinding>,
+    pub(super) fixed: Vec<String>,
     pub(super) relocations: usize,
 }
 
@@ -52,6 +54,8 @@ impl Applied {
                 read_only: vec![0; layout.read_only.size as usize],
                 data: vec![0; layout.data.size as usize],
                 ifuncs: Vec::new(),
+                bindings: Vec::new(),
+                fixed: Vec::new(),
                 relocations: 0,
             },
         };
@@ -61,6 +65,8 @@ impl Applied {
         linker.apply_relocations()?;
         let mut applied = linker.applied;
         applied.ifuncs = linker.ifuncs.into_values().collect();
+        applied.fixed.sort_unstable();
+        applied.fixed.dedup();
         Ok(applied)
     }
 
@@ -89,6 +95,12 @@ impl Linker<'_> {
     fn fill_slots(&mut self) {
         let mut get_addr = 0u64;
         for (&(symbol, kind), &offset) in &self.layout.slots {
+            if kind == SlotKind::Address {
+                let place = self.placement.read_only + offset;
+                self.add_binding(symbol, place, 0, Region::ReadOnly);
+            } else {
+                self.note_fixed(symbol);
+            }
             let word = match (kind, self.values.get(symbol)) {
                 (SlotKind::Address, Value::Address(address)) => address,
                 (SlotKind::TlsOffset, Value::TlsOffset(distance)) => distance.cast_unsigned(),
@@ -168,6 +180,9 @@ impl Linker<'_> {
         if !absent && relocation.kind.is_thread_local() != thread_local {
             return Err(FaultKind::ThreadLocalMismatch);
         }
+        if self.library_of(relocation.symbol).is_some() && relocation.kind.is_thread_local() {
+            self.note_fixed(relocation.symbol);
+        }
         match relocation.kind {
             RelocationKind::None => Ok(()),
             RelocationKind::TlsGeneralDynamic if matches!(value, Value::TlsIndex(_)) => {
@@ -180,12 +195,66 @@ impl Linker<'_> {
             RelocationKind::Slot | RelocationKind::TlsSlot => self.apply_slot(relocation),
             kind if kind.is_thread_local() => self.apply_thread_local(relocation, value),
             _ if relocation.call => self.apply_call(relocation, value),
+            _ if self.library_of(relocation.symbol).is_some()
+                && relocation.address_only
+                && self
+                    .layout
+                    .slots
+                    .contains_key(&(relocation.symbol, SlotKind::Address)) =>
+            {
+                self.load_slot(relocation)
+            }
+            RelocationKind::Absolute64 if self.library_of(relocation.symbol).is_some() => {
+                let (region, _) = self.field(relocation);
+                let place = self.place(relocation);
+                self.add_binding(relocation.symbol, place, relocation.addend, region);
+                if absent {
+                    self.clear_field(relocation);
+                    return Ok(());
+                }
+                self.apply_address(relocation, value)
+            }
             _ if absent => {
+                self.note_fixed(relocation.symbol);
                 self.clear_field(relocation);
                 Ok(())
             }
             _ if relocation.address_only => self.apply_address_only(relocation, value),
-            _ => self.apply_address(relocation, value),
+            _ => {
+                self.note_fixed(relocation.symbol);
+                self.apply_address(relocation, value)
+            }
+        }
+    }
+
+    /// The library that a symbol is looked for in, if it is one.
+    fn library_of(&self, symbol: usize) -> Option<&str> {
+        match &self.module.symbols[symbol].definition {
+            Definition::Undefined(reference) => self.module.object_of(reference),
+            _ => None,
+        }
+    }
+
+    fn add_binding(&mut self, symbol: usize, place: u64, addend: i64, region: Region) {
+        let module = self.module;
+        if let Definition::Undefined(reference) = &module.symbols[symbol].definition
+            && let Some(object) = module.object_of(reference)
+        {
+            self.applied.bindings.push(LinkedBinding {
+                object: object.to_owned(),
+                name: reference.name.clone(),
+                sympos: reference.sympos,
+                place,
+                addend,
+                region,
+            });
+        }
+    }
+
+    /// Notes that a symbol of a library is referred to where it lies now.
+    fn note_fixed(&mut self, symbol: usize) {
+        if let Some(object) = self.library_of(symbol).map(str::to_owned) {
+            self.applied.fixed.push(object);
         }
     }
 
@@ -248,6 +317,11 @@ impl Linker<'_> {
     fn apply_call(&mut self, relocation: &Relocation, value: Value) -> Result<(), FaultKind> {
         let stub = self.layout.stubs.get(&relocation.symbol);
         let stub = stub.map(|offset| self.placement.text + offset);
+        let through_stub = self.library_of(relocation.symbol).is_some();
+        if let Some(stub) = stub.filter(|_| through_stub && relocation.addend == -4) {
+            return self.write_distance(relocation, stub.wrapping_sub(4));
+        }
+        self.note_fixed(relocation.symbol);
         let direct = match value {
             Value::Address(address) => Some(address.wrapping_add_signed(relocation.addend)),
             _ => None,
@@ -275,13 +349,18 @@ impl Linker<'_> {
         relocation: &Relocation,
         value: Value,
     ) -> Result<(), FaultKind> {
-        const LOAD: u8 = 0x8b;
         let direct = self.apply_address(relocation, value);
         let slot = (relocation.symbol, SlotKind::Address);
-        let slot = self.layout.slots.get(&slot);
-        let (Err(_), Some(slot)) = (&direct, slot) else {
+        if direct.is_ok() || !self.layout.slots.contains_key(&slot) {
+            self.note_fixed(relocation.symbol);
             return direct;
-        };
+        }
+        self.load_slot(relocation)
+    }
+
+    fn load_slot(&mut self, relocation: &Relocation) -> Result<(), FaultKind> {
+        const LOAD: u8 = 0x8b;
+        let slot = self.layout.slots[&(relocation.symbol, SlotKind::Address)];
         let target = (self.placement.read_only + slot).wrapping_add_signed(relocation.addend);
         self.write_distance(relocation, target)?;
         let (region, field) = self.field(relocation);

@@ -102,6 +102,8 @@ impl Runtime {
             // SAFETY: the processor has xgetbv when it has AVX, which the tests need anyway.
             xsave_mask: unsafe { xcr0() },
             tsc_allowed: 1,
+            debug: 0,
+            plan: 0,
         };
         let place = self.symbol(engraft_runtime::SYM_CONFIG) as *mut RuntimeConfig;
         // SAFETY: the place is the runtime's configuration in the mapping made above.

@@ -2,6 +2,8 @@
 //! (its inventory is in the project's specification); parameters of `conf_patch.c` make the
 //! patches what its modules are there.
 
+mod arrivals;
+
 use engraft_guest::Step;
 
 /// A scenario with its group and name.
@@ -11,14 +13,11 @@ pub struct Named {
     pub group: &'static str,
     /// What happens.
     pub name: &'static str,
-    /// The steps, or why it cannot be run yet.
-    pub steps: Result<Vec<Step>, &'static str>,
+    /// The steps.
+    pub steps: Vec<Step>,
 }
 
-/// No process can be told from outside that a library comes while no tool is there.
-const COMES_LATER: &str = "an object comes while a patch waits for it";
-
-/// All callbacks, on vmlinux, conf_a and conf_c (which is never there).
+/// All callbacks, on vmlinux, conf_a and conf_c (which is not there at the beginning).
 const DEMO: &str = "objects=11 callbacks=15";
 const DEMO2: &str = "objects=1 callbacks=15";
 
@@ -31,6 +30,7 @@ pub fn all() -> Vec<Named> {
     list.extend(shadow_and_state());
     list.extend(sysfs_and_syscall());
     list.extend(own());
+    list.extend(arrivals::all());
     list
 }
 
@@ -51,6 +51,8 @@ fn parse_step(line: &str) -> Step {
         "enable" => Step::Enable(rest),
         "disable" => Step::Disable(rest),
         "force" => Step::Force(rest),
+        "insmod" => Step::Insmod(rest),
+        "rmmod" => Step::Rmmod(rest),
         _ => Step::Target(line.to_owned()),
     }
 }
@@ -59,15 +61,7 @@ fn steps(group: &'static str, name: &'static str, text: &str) -> Named {
     Named {
         group,
         name,
-        steps: Ok(parse(text)),
-    }
-}
-
-fn skipped(group: &'static str, name: &'static str) -> Named {
-    Named {
-        group,
-        name,
-        steps: Err(COMES_LATER),
+        steps: parse(text),
     }
 }
 
@@ -121,14 +115,26 @@ fn livepatch() -> Vec<Named> {
         steps(
             group,
             "module function patching",
-            "call a1
-             load conf_p0 functions=1
-             call a1
+            "insmod conf_c
+             call c1
+             load conf_p0 functions=16
+             call c1
              disable conf_p0
              unload conf_p0
-             call a1",
+             call c1
+             rmmod conf_c",
         ),
-        skipped(group, "module function patching (livepatch first)"),
+        steps(
+            group,
+            "module function patching (livepatch first)",
+            "load conf_p0 functions=16
+             insmod conf_c
+             call c1
+             disable conf_p0
+             unload conf_p0
+             call c1
+             rmmod conf_c",
+        ),
     ]
 }
 
@@ -138,13 +144,39 @@ fn callbacks() -> Vec<Named> {
         steps(
             group,
             "target module before livepatch",
+            "insmod conf_c
+             load conf_p0 DEMO
+             disable conf_p0
+             unload conf_p0
+             rmmod conf_c",
+        ),
+        steps(
+            group,
+            "module_coming notifier",
             "load conf_p0 DEMO
+             insmod conf_c
+             disable conf_p0
+             unload conf_p0
+             rmmod conf_c",
+        ),
+        steps(
+            group,
+            "module_going notifier",
+            "insmod conf_c
+             load conf_p0 DEMO
+             rmmod conf_c
              disable conf_p0
              unload conf_p0",
         ),
-        skipped(group, "module_coming notifier"),
-        skipped(group, "module_going notifier"),
-        skipped(group, "module_coming and module_going notifiers"),
+        steps(
+            group,
+            "module_coming and module_going notifiers",
+            "load conf_p0 DEMO
+             insmod conf_c
+             rmmod conf_c
+             disable conf_p0
+             unload conf_p0",
+        ),
         steps(
             group,
             "target module not present",
@@ -155,16 +187,36 @@ fn callbacks() -> Vec<Named> {
         steps(
             group,
             "pre-patch callback -ENODEV",
-            "load conf_p0 DEMO pre_patch_ret=-19
+            "insmod conf_c
+             load conf_p0 DEMO pre_patch_ret=-19
+             unload conf_p0
+             rmmod conf_c",
+        ),
+        steps(
+            group,
+            "module_coming + pre-patch callback -ENODEV",
+            "load conf_p0 DEMO pre_patch_ret=-19 fails_for=3
+             insmod conf_c
+             call c1
+             disable conf_p0
              unload conf_p0",
         ),
-        skipped(group, "module_coming + pre-patch callback -ENODEV"),
-        skipped(group, "multiple target modules"),
+        steps(
+            group,
+            "multiple target modules",
+            "load conf_p0 DEMO functions=1
+             insmod conf_c
+             rmmod conf_c
+             disable conf_p0
+             unload conf_p0",
+        ),
         steps(
             group,
             "busy target module",
             "park 0 a1
              load conf_p0 DEMO functions=1
+             insmod conf_c
+             rmmod conf_c
              disable conf_p0
              unload conf_p0
              free 0",
@@ -248,7 +300,15 @@ fn sysfs_and_syscall() -> Vec<Named> {
              disable conf_p0
              unload conf_p0",
         ),
-        skipped(group, "sysfs test object/patched"),
+        steps(
+            group,
+            "sysfs test object/patched",
+            "load conf_p0 DEMO
+             insmod conf_c
+             rmmod conf_c
+             disable conf_p0
+             unload conf_p0",
+        ),
         steps(
             group,
             "sysfs test replace enabled",
