@@ -108,8 +108,6 @@ pub struct PlanBinding {
     pub place: u64,
     /// What is added to the symbol's address.
     pub addend: i64,
-    /// Its value in the load that is known, 0 when none is.
-    pub known: u64,
     /// 1 when the place is protected from writing.
     pub protected: u64,
 }
@@ -164,6 +162,8 @@ pub struct ObjectStatus {
     pub refused: u64,
     /// Positive errno of that.
     pub errno: u64,
+    /// The bias of the load that [`PlanBinding`]s were last bound to by the runtime, 0 for none.
+    pub bias: u64,
 }
 
 /// A function, valid for the load that its object's status names.

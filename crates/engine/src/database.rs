@@ -136,6 +136,8 @@ pub(crate) struct Module {
     pub(crate) bindings: Vec<Binding>,
     /// Libraries that it refers to in other ways, too.
     pub(crate) fixed: Vec<String>,
+    /// Libraries that it refers to and that were not there when it was linked.
+    pub(crate) absent: Vec<String>,
 }
 
 /// A place in a patch module that holds an address in a library.

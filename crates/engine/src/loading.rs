@@ -422,6 +422,7 @@ pub(crate) fn record_of(
             })
             .collect(),
         fixed: linked.fixed.clone(),
+        absent: linked.absent.clone(),
     }
 }
 

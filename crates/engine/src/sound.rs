@@ -357,6 +357,7 @@ mod tests {
                 protected: true,
             }],
             fixed: Vec::new(),
+            absent: Vec::new(),
         };
         let entry = sample_entry(0x40_0000, at(text, 0x3000, 0x100), read_only.start + 0x3000);
         let selector: Selector = sample_selector(0x40_0000, at(text, 0x4000, 0x40));
@@ -386,7 +387,7 @@ mod tests {
                     patch: 1,
                     object: 0,
                     functions: 1,
-                    place: at(data, 0x6_2000, 56),
+                    place: at(data, 0x6_2000, 64),
                 }],
                 plan: Some(PlanRecord::sample(at(read_only, 0x3200, 64))),
                 known: vec![Known {

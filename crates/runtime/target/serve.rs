@@ -8,8 +8,7 @@ use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use engraft_abi::{
-    Command, CommandKind, KlpPatch, Mailbox, RESULT_SLOTS, ResultSlot, TRAP_MAGIC,
-    UpcallKind,
+    Command, CommandKind, KlpPatch, Mailbox, RESULT_SLOTS, ResultSlot, TRAP_MAGIC, UpcallKind,
 };
 
 use crate::arrival::Turn;
@@ -173,7 +172,12 @@ pub(crate) extern "C" fn klp_enable_patch(patch: *const KlpPatch) -> i32 {
         return syscall::EPERM as i32;
     }
     // SAFETY: only the serving thread writes the field, the tool while this thread is stopped.
-    unsafe { write_volatile(addr_of_mut!(engraft_mailbox.unanswered), syscall::EINTR as u64) };
+    unsafe {
+        write_volatile(
+            addr_of_mut!(engraft_mailbox.unanswered),
+            syscall::EINTR as u64,
+        )
+    };
     let answer = serve_level(UpcallKind::EnablePatch, patch as u64);
     // SAFETY: as above.
     let unanswered = || unsafe { read_volatile(addr_of_mut!(engraft_mailbox.unanswered)) };

@@ -260,7 +260,6 @@ impl Draft {
                 position: binding.sympos,
                 place: binding.place,
                 addend: binding.addend,
-                known: 0,
                 protected: u64::from(binding.protected),
             })
             .collect();

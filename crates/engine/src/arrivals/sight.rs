@@ -6,10 +6,11 @@ use engraft_abi::{
     FunctionStatus, KlpObject, LibraryStatus, ModuleState, ObjectStatus, Redirect, identify,
 };
 use engraft_core::{Applied, Code, Func, Object, Patch, Range, Sighting, State};
-use engraft_elf::{ReadMemory, SliceMemory};
+use engraft_elf::{ReadMemory, SliceMemory, SymbolKind};
 
 use super::{Known, Library, Load, PartRecord, is_as_known};
 use crate::arena::Part;
+use crate::database::Binding;
 use crate::describe::locate_old;
 use crate::error::Error;
 use crate::live::Live;
@@ -104,8 +105,11 @@ impl Live<'_> {
         }
         let objects = std::rc::Rc::clone(&self.objects);
         let found = objects.iter().find(is_it);
-        let codes = found.and_then(|found| self.locate_functions(patch, index, found));
-        sighting.loaded = codes;
+        if let Some(found) = found
+            && self.bind_references(patch, index, found)?
+        {
+            sighting.loaded = self.locate_functions(patch, index, found);
+        }
         if sighting.loaded.is_none() {
             return Ok(sighting);
         }
@@ -182,6 +186,40 @@ impl Live<'_> {
         Some(codes)
     }
 
+    /// Lets the patch's code refer to a load of a library. `false` where it cannot: a symbol is
+    /// not there, or the code refers to the place where another load was.
+    fn bind_references(
+        &self,
+        patch: &Patch,
+        index: usize,
+        loaded: &LoadedObject,
+    ) -> Result<bool, Error> {
+        let object = &patch.objects[index];
+        let Some(module) = self.find_module(&patch.name).filter(|_| !object.dynamic) else {
+            return Ok(true);
+        };
+        let module = &self.records.modules[module];
+        let known = self.records.watch.known(patch.id.0, index);
+        let stays = known.is_none_or(|known| known.bias == loaded.image.bias);
+        let names = |list: &[String]| list.iter().any(|name| Some(name) == object.name.as_ref());
+        if names(&module.fixed) && (!stays || known.is_none() && names(&module.absent)) {
+            return Ok(false);
+        }
+        let own = |binding: &&Binding| Some(&binding.object) == object.name.as_ref();
+        for binding in module.bindings.iter().filter(own) {
+            match loaded.symbols().resolve(&binding.name, binding.sympos) {
+                Ok(symbol) if symbol.kind != SymbolKind::Ifunc => {
+                    let value = symbol.address.wrapping_add_signed(binding.addend);
+                    self.process.memory.write(binding.place, &value)?;
+                }
+                // Matching has found it, or a resolver.
+                _ if stays && !names(&module.absent) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     /// `klp_object.mod`.
     fn tell_author(&self, object: &Object, module: u64) -> Result<(), Error> {
         if object.handle != 0 {
@@ -192,9 +230,25 @@ impl Live<'_> {
     }
 
     fn drop_entries_of_former_loads(&mut self) {
-        let mut entries = std::mem::take(&mut self.records.entries);
-        entries.retain(|_, entry| self.is_current(entry.load));
-        self.records.entries = entries;
+        let entries = std::mem::take(&mut self.records.entries);
+        for (function, entry) in entries {
+            if self.is_current(entry.load) {
+                self.records.entries.insert(function, entry);
+                continue;
+            }
+            // Nobody is in code of a library that is gone. What the runtime has mapped is its own.
+            let copy = Span {
+                size: entry.copy.size.next_multiple_of(16),
+                ..entry.copy
+            };
+            let slot = Span {
+                start: entry.slot,
+                size: 8,
+            };
+            for span in [copy, entry.router, slot] {
+                self.give(span);
+            }
+        }
     }
 
     /// Takes over the redirects that the runtime has installed.

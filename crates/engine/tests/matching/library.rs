@@ -215,3 +215,94 @@ fn thread_local_storage_without_a_fixed_place_is_asked_for() {
         program.finish();
     }
 }
+
+const OPENING: &str = r#"
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+int main(int count, char **arguments)
+{
+	char line[256], out[256];
+	void *library = NULL;
+	puts("ready");
+	fflush(stdout);
+	while (fgets(line, sizeof line, stdin)) {
+		if (!strcmp(line, "open\n")) {
+			library = dlopen(arguments[count - 1], RTLD_NOW);
+			puts(library ? "opened" : dlerror());
+		} else if (!strcmp(line, "close\n")) {
+			puts(dlclose(library) ? "failed" : "closed");
+		} else if (!strcmp(line, "occupy\n")) {
+			for (int i = 0; i < 64; i++)
+				mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			puts("occupied");
+		} else {
+			int (*serve)(char *, int) = (int (*)(char *, int))dlsym(library, "serve");
+			int value = serve(out, 0);
+
+			printf("%s %d\n", out, value);
+		}
+		fflush(stdout);
+	}
+	return 0;
+}
+"#;
+
+/// The library is stripped: nothing but the pre-patch code tells where its functions are, and
+/// that was compared with an earlier load.
+#[test]
+fn a_later_load_of_the_same_file_is_patched_too() {
+    let patch = PATCH
+        .replace("pre_depth_IN_library = 3;", "")
+        .replace("extern __thread int pre_depth_IN_library;", "");
+    let workshop = Workshop::new();
+    let module = module_for(&workshop, &[], &patch);
+    workshop.write("main.c", OPENING);
+    let build_library = |flags: &[&str]| {
+        let mut arguments = vec!["-O2", "-fPIC", "-shared", "library.c"];
+        arguments.extend(flags);
+        let library = workshop.build("gcc", "libserve.so", &arguments);
+        let status = Command::new("strip").arg("-s").arg(&library).status();
+        assert!(status.expect("strip").success());
+        library
+    };
+    let library = build_library(&[]);
+    let path = workshop.build("gcc", "program", &["-O2", "main.c"]);
+    let mut command = Command::new(path);
+    command.arg(&library);
+    let mut program = Program::start_with(command);
+    assert_eq!(program.ask("open"), "opened");
+    let mut engine = Engine::open(program.pid()).expect("open");
+    load(&mut engine, "fix", &module, &[]).expect("load");
+    settle(&mut engine);
+    drop(engine);
+    let patched = program.ask("serve");
+    assert!(patched.starts_with("p "), "{patched}");
+    // The same place, then another one.
+    for _ in 0..2 {
+        assert_eq!(program.ask("close"), "closed");
+        assert_eq!(program.ask("open"), "opened");
+        let answer = program.ask("serve");
+        assert!(answer.starts_with("p "), "{answer}");
+        assert_eq!(program.ask("occupy"), "occupied");
+    }
+    let mut engine = Engine::open(program.pid()).expect("open");
+    engine.disable("fix", false).expect("disable");
+    settle(&mut engine);
+    assert!(program.ask("serve").starts_with("one "));
+    engine.enable("fix", false).expect("enable");
+    settle(&mut engine);
+    assert!(program.ask("serve").starts_with("p "));
+    drop(engine);
+    // Another build is not what the patch was made for.
+    assert_eq!(program.ask("close"), "closed");
+    std::fs::remove_file(&library).expect("remove");
+    build_library(&["-DOTHER", "-O1"]);
+    assert_eq!(program.ask("open"), "opened");
+    assert!(program.ask("serve").starts_with("one "));
+    let log = log_of(program.pid());
+    let said = |line: &String| line.contains("was built for another load of 'libserve.so'");
+    assert!(log.iter().any(said), "{log:?}");
+    program.finish();
+}

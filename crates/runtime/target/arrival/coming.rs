@@ -8,8 +8,8 @@ use engraft_abi::{
 use super::going::take_back;
 use super::link_map::LinkMap;
 use super::linker::Table;
-use super::plan::{Callback, Library, Part, PlanInForce};
 use super::memory::write_word;
+use super::plan::{Callback, Library, Part, PlanInForce};
 use super::push::{Pusher, write_status};
 use super::redirects::Redirects;
 use super::symbols::{Missing, Place, Symbols};
@@ -40,8 +40,13 @@ pub(super) fn come(plan: PlanInForce, library: Library, first: Part, map: &LinkM
     // SAFETY: the linker has mapped the object and does not unmap it before this returns.
     let symbols = unsafe { Symbols::open(map) };
     // Where that is not known, everything above counts as the library's.
-    status.end = symbols.as_ref().map_or(u64::MAX, |symbols| symbols.range().1);
-    let room = plan.parts_of(library).map(|part| part.0.function_count).sum();
+    status.end = symbols
+        .as_ref()
+        .map_or(u64::MAX, |symbols| symbols.range().1);
+    let room = plan
+        .parts_of(library)
+        .map(|part| part.0.function_count)
+        .sum();
     let prepared = symbols.as_ref().and_then(|symbols| {
         let redirects = Redirects::prepare(&mut status, room, symbols.range())?;
         Some((redirects, Table::find(map, symbols)))
@@ -62,7 +67,9 @@ pub(super) fn come(plan: PlanInForce, library: Library, first: Part, map: &LinkM
     }
     for part in awaited.clone() {
         let outcome = match (&symbols, &prepared) {
-            (Some(symbols), Some((redirects, _))) => apply(plan, part, load, (map, symbols), redirects),
+            (Some(symbols), Some((redirects, _))) => {
+                apply(plan, part, load, (map, symbols), redirects)
+            }
             (None, _) => Err(fail_to_initialize(part, ENOEXEC)),
             (_, None) => Err(fail_to_initialize(part, ENOMEM)),
         };
@@ -71,7 +78,10 @@ pub(super) fn come(plan: PlanInForce, library: Library, first: Part, map: &LinkM
             return give_up(plan, library, Some(part), load, errno, table);
         }
     }
-    library.write(LibraryStatus { load, ..library.read() });
+    library.write(LibraryStatus {
+        load,
+        ..library.read()
+    });
 }
 
 /// Takes back what was applied and refuses the load.
@@ -90,13 +100,20 @@ fn give_up(
             settled: 0,
             refused: load,
             errno: errno as u64,
+            ..part.status()
         };
         part.set_status(status);
     }
     // What was applied before counts as owed.
-    library.write(LibraryStatus { load, ..library.read() });
+    library.write(LibraryStatus {
+        load,
+        ..library.read()
+    });
     take_back(plan, library);
-    library.write(LibraryStatus { load: 0, ..library.read() });
+    library.write(LibraryStatus {
+        load: 0,
+        ..library.read()
+    });
     if let Some(table) = table {
         table.refuse();
     }
@@ -161,7 +178,7 @@ fn apply(
     part.set_status(ObjectStatus {
         load,
         settled: u64::from(settled),
-        ..ObjectStatus::default()
+        ..part.status()
     });
     Ok(())
 }
@@ -213,19 +230,28 @@ fn bind(part: Part, symbols: &Symbols, map: &LinkMap) -> Result<Bound, i32> {
         };
         write_status(function, status);
     }
+    let bound_to = match part.status().bias {
+        0 => part.0.bias,
+        bias => bias,
+    };
     for binding in part.bindings() {
         // SAFETY: the plan names a C string.
         let found = unsafe { symbols.find(binding.name as *const u8, binding.position) };
-        let address = match found {
-            Ok(place) => place.address,
+        // SAFETY: the plan names eight bytes of the patch's module.
+        let before = unsafe { (binding.place as *const u64).read_volatile() };
+        let value = match found {
+            Ok(place) => place.address.wrapping_add_signed(binding.addend),
             // It is where it was in the file that is the same.
-            Err(_) if same && binding.known != 0 => binding.known.wrapping_add(distance),
+            Err(_) if same && before != 0 => before.wrapping_add(map.l_addr.wrapping_sub(bound_to)),
             Err(missing) => return Err(complain(&missing, binding.name, part)),
         };
-        let value = address.wrapping_add_signed(binding.addend);
-        // SAFETY: the plan names eight bytes of the patch's module.
+        // SAFETY: as above.
         unsafe { write_word(binding.place, value, binding.protected != 0) }?;
     }
+    part.set_status(ObjectStatus {
+        bias: map.l_addr,
+        ..part.status()
+    });
     Ok(Bound::Bound)
 }
 

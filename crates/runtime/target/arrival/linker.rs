@@ -29,10 +29,11 @@ const LAST: u64 = 0x80;
 static REFUSED: [u64; 3] = [0, 0xdead, 0];
 
 /// Entries that make the linker come across it; the address is filled in when it is known.
-static mut REFUSING: [[u64; 2]; 3] = [[DT_JMPREL as u64, 0], [DT_PLTRELSZ as u64, 24], [
-    DT_PLTREL as u64,
-    DT_RELA,
-]];
+static mut REFUSING: [[u64; 2]; 3] = [
+    [DT_JMPREL as u64, 0],
+    [DT_PLTRELSZ as u64, 24],
+    [DT_PLTREL as u64, DT_RELA],
+];
 
 /// Entries of the dynamic section that stand for the library's own.
 pub(super) struct Marks {
@@ -55,13 +56,19 @@ impl Table {
             // SAFETY: the address lies in the object, as its program headers describe it.
             inside && unsafe { (place as *const u64).read_unaligned() } == tag as u64
         };
-        let mut places = (FIRST..=LAST).step_by(8).map(|offset| (start + offset) as *mut u64);
+        let mut places = (FIRST..=LAST)
+            .step_by(8)
+            .map(|offset| (start + offset) as *mut u64);
         let first = places.find(|first| {
             let entry = |tag: usize| first.wrapping_add(tag);
             // SAFETY: glibc's structure is far longer than this; musl's, which holds no such
             // table, too.
-            let (strings, names) =
-                unsafe { (entry(DT_STRTAB).read_volatile(), entry(DT_SYMTAB).read_volatile()) };
+            let (strings, names) = unsafe {
+                (
+                    entry(DT_STRTAB).read_volatile(),
+                    entry(DT_SYMTAB).read_volatile(),
+                )
+            };
             is_entry(strings, DT_STRTAB) && is_entry(names, DT_SYMTAB)
         })?;
         Some(Self {
@@ -112,7 +119,9 @@ impl Table {
             let entries = (&raw mut REFUSING).cast::<[u64; 2]>();
             (*entries)[1] = REFUSED.as_ptr() as u64;
             for (index, tag) in [DT_JMPREL, DT_PLTRELSZ, DT_PLTREL].into_iter().enumerate() {
-                self.first.add(tag).write_volatile(entries.add(index) as u64);
+                self.first
+                    .add(tag)
+                    .write_volatile(entries.add(index) as u64);
             }
         }
     }
@@ -121,12 +130,20 @@ impl Table {
 /// `movabs $place, %rax; movb $1, (%rax)`, then on to `next` or back.
 fn write_stub(stub: u64, place: u64, next: Option<u64>) {
     let mut code = [0xcc_u8; STUB];
-    let note = [0x48, 0xb8].into_iter().chain(place.to_le_bytes()).chain([0xc6, 0, 1]);
-    let jump = [0x48, 0xb8].into_iter().chain(next.unwrap_or(0).to_le_bytes()).chain([0xff, 0xe0]);
+    let note = [0x48, 0xb8]
+        .into_iter()
+        .chain(place.to_le_bytes())
+        .chain([0xc6, 0, 1]);
+    let jump = [0x48, 0xb8]
+        .into_iter()
+        .chain(next.unwrap_or(0).to_le_bytes())
+        .chain([0xff, 0xe0]);
     let go_on = jump.take(if next.is_some() { 12 } else { 0 });
     let back = [0xc3].into_iter().take(if next.is_some() { 0 } else { 1 });
     let bytes = note.chain(go_on).chain(back);
-    code.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+    code.iter_mut()
+        .zip(bytes)
+        .for_each(|(place, byte)| *place = byte);
     // SAFETY: the memory is open and has STUB bytes there.
     unsafe { (stub as *mut [u8; STUB]).write(code) };
 }

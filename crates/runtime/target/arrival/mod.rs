@@ -7,6 +7,7 @@
 //! patches nor about transitions.
 
 mod coming;
+mod exported;
 mod going;
 mod hook;
 mod instruction;
@@ -15,7 +16,6 @@ mod linker;
 mod mapped;
 mod memory;
 mod opcodes;
-mod exported;
 mod plan;
 mod prologue;
 mod push;

@@ -48,7 +48,9 @@ impl PlanInForce {
 
     /// All objects, oldest patch first.
     pub(super) fn objects(self) -> impl Iterator<Item = Part> + Clone {
-        let first = core::ptr::from_ref(self.plan).wrapping_add(1).cast::<PlanObject>();
+        let first = core::ptr::from_ref(self.plan)
+            .wrapping_add(1)
+            .cast::<PlanObject>();
         // SAFETY: `count` objects follow the plan.
         (0..self.plan.count as usize).map(move |index| unsafe { Part(&*first.add(index)) })
     }
@@ -112,14 +114,23 @@ impl Part {
     /// Runs a callback, if there is one; 0 otherwise.
     pub(super) fn call(self, callback: Callback) -> i32 {
         type Function = extern "C" fn(u64) -> i32;
-        let address = self.0.callbacks.get(callback as usize).copied().unwrap_or(0);
+        let address = self
+            .0
+            .callbacks
+            .get(callback as usize)
+            .copied()
+            .unwrap_or(0);
         if address == 0 {
             return 0;
         }
         // SAFETY: the tool names a function of a module that it has linked into this process.
         let function: Function = unsafe { core::mem::transmute(address) };
         let value = function(self.0.object);
-        if callback == Callback::PrePatch { value } else { 0 }
+        if callback == Callback::PrePatch {
+            value
+        } else {
+            0
+        }
     }
 
     /// Says to the author's code which library the object is, or that there is none.
@@ -127,7 +138,9 @@ impl Part {
         if self.0.object != 0 {
             let module = if there { self.0.module } else { 0 };
             // SAFETY: the plan names the author's object, whose memory is writable.
-            unsafe { (&raw mut (*(self.0.object as *mut KlpObject)).module).write_volatile(module) };
+            unsafe {
+                (&raw mut (*(self.0.object as *mut KlpObject)).module).write_volatile(module)
+            };
         }
     }
 
@@ -197,6 +210,11 @@ impl Library {
     /// Where the linker's calls of constructors and destructors are noted.
     pub(super) fn marks(self) -> (u64, u64) {
         // SAFETY: addresses inside the status only.
-        unsafe { (&raw const (*self.0).started as u64, &raw const (*self.0).finished as u64) }
+        unsafe {
+            (
+                &raw const (*self.0).started as u64,
+                &raw const (*self.0).finished as u64,
+            )
+        }
     }
 }

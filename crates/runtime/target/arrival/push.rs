@@ -96,12 +96,7 @@ impl Pusher<'_> {
 
     /// Lets the slot lead to the patch's function: for everybody, or for those threads that are
     /// in its universe.
-    fn lead(
-        &self,
-        part: Part,
-        function: &PlanFunction,
-        index: u64,
-    ) -> Result<&Record, i32> {
+    fn lead(&self, part: Part, function: &PlanFunction, index: u64) -> Result<&Record, i32> {
         let record = |index: u64| self.redirects.records().nth(index as usize).ok_or(EINVAL);
         let slot = record(index)?.redirect.slot as *mut u64;
         // SAFETY: the slot is the redirect's; it is 0 as long as nothing was pushed.
@@ -188,12 +183,17 @@ fn write_selector(place: u64, token: u64, unswitched: u64, switched: u64) {
         0x48, 0x8d, 0x89, t0, t1, t2, t3, // lea -token(%rcx), %rcx
         0xe3, 0x07, // jrcxz, over the next two
         0x59, // pop %rcx
-        0xff, 0x25, 10, 0, 0, 0, // jmp *unswitched(%rip)
+        0xff, 0x25, 10, 0, 0, 0,    // jmp *unswitched(%rip)
         0x59, // pop %rcx
         0xff, 0x25, 11, 0, 0, 0, // jmp *switched(%rip)
     ];
-    let literals = unswitched.to_le_bytes().into_iter().chain(switched.to_le_bytes());
-    code.iter_mut().zip(instructions).for_each(|(place, byte)| *place = byte);
+    let literals = unswitched
+        .to_le_bytes()
+        .into_iter()
+        .chain(switched.to_le_bytes());
+    code.iter_mut()
+        .zip(instructions)
+        .for_each(|(place, byte)| *place = byte);
     let places = code.iter_mut().skip(LITERALS);
     places.zip(literals).for_each(|(place, byte)| *place = byte);
     // SAFETY: the memory is open and has SELECTOR bytes there.
@@ -231,7 +231,10 @@ unsafe fn write_jump(symbols: &Symbols, redirect: &Redirect) -> Result<(), i32> 
 pub(super) unsafe fn restore(symbols: &Symbols, redirect: &Redirect) -> Result<(), i32> {
     let mut bytes = [0; JUMP];
     let originals = redirect.original.iter();
-    bytes.iter_mut().zip(originals).for_each(|(place, byte)| *place = *byte);
+    bytes
+        .iter_mut()
+        .zip(originals)
+        .for_each(|(place, byte)| *place = *byte);
     // SAFETY: the caller's contract.
     unsafe { write_site(symbols, redirect, bytes) }
 }

@@ -125,7 +125,11 @@ impl Redirects {
         // SAFETY: what is written is complete.
         unsafe {
             protect(self.start(), text - self.start(), READ)?;
-            protect(text, Self::length(self.room()) - (text - self.start()), READ_EXECUTE)
+            protect(
+                text,
+                Self::length(self.room()) - (text - self.start()),
+                READ_EXECUTE,
+            )
         }
     }
 
@@ -176,7 +180,9 @@ impl Redirects {
     pub(super) fn set_entry(&self, index: usize, entry: [u64; 2]) -> u64 {
         // SAFETY: the memory is open; there are two.
         unsafe {
-            let place = addr_of_mut!((*self.header).entries).cast::<[u64; 2]>().add(index & 1);
+            let place = addr_of_mut!((*self.header).entries)
+                .cast::<[u64; 2]>()
+                .add(index & 1);
             write_volatile(place, entry);
             place as u64
         }

@@ -23,8 +23,8 @@ impl Turn {
     /// Waits for the turn.
     pub(crate) fn take() -> Self {
         let (epoch, thread) = (current_epoch(), syscall::gettid());
-        let is_own = HOLDER.load(Ordering::Acquire) == epoch
-            && THREAD.load(Ordering::Relaxed) == thread;
+        let is_own =
+            HOLDER.load(Ordering::Acquire) == epoch && THREAD.load(Ordering::Relaxed) == thread;
         if is_own {
             return Self { taken_here: false };
         }
