@@ -416,6 +416,54 @@ __attribute__((noipa)) int library_answer(void) { return 1000 * hidden(); }
     scene.program.finish();
 }
 
+/// The constructor of a library that has come loads another one, and asks it.
+#[test]
+fn a_library_is_loaded_by_the_constructor_of_another() {
+    let workshop = Workshop::new();
+    let inner = workshop.path("libinner.so");
+    workshop.write(
+        "inner.c",
+        "static volatile int one = 1;
+        __attribute__((noipa)) int inner_answer(void) { return 5 * one; }",
+    );
+    workshop.build("cc", "libinner.so", &["-shared", "-fPIC", "-O2", "inner.c"]);
+    let outer = format!(
+        "#include <dlfcn.h>
+        static volatile int one = 1;
+        static int early;
+        __attribute__((noipa)) int library_answer(void) {{ return 1000 * one; }}
+        int library_early(void) {{ return early; }}
+        __attribute__((constructor)) static void begin(void)
+        {{
+            void *inner = dlopen(\"{}\", RTLD_NOW);
+            int (*answer)(void) = (int (*)(void))dlsym(inner, \"inner_answer\");
+            early = answer() + library_answer();
+        }}",
+        inner.display()
+    );
+    workshop.write("outer.c", &outer);
+    workshop.build("cc", LIBRARY, &["-shared", "-fPIC", "-O2", "outer.c"]);
+    let mut scene = Scene::set_with(workshop);
+    let body = format!(
+        "static int new_answer(void) {{ return 700; }}
+        static int new_inner(void) {{ return 50; }}
+        FUNCS(funcs, {{ \"library_answer\", new_answer }});
+        FUNCS(inner_funcs, {{ \"inner_answer\", new_inner }});
+        static struct klp_object objs[] = {{
+            {{ .name = \"libinner\", .funcs = inner_funcs }},
+            {{ .name = \"{LIBRARY}\", .funcs = funcs }}, {{}} }};"
+    );
+    scene.install("fix", &livepatch(&body, ""));
+    let (mut scene, said) = without_tool(scene, |program| program.ask("open"));
+    assert_eq!(said, "opened");
+    assert_eq!(scene.program.ask("call library_early"), "750");
+    let objects = scene.patch("fix").objects;
+    assert!(objects.iter().all(|object| object.patched), "{objects:?}");
+    scene.disable("fix");
+    assert_eq!(scene.program.ask("call"), "1000");
+    scene.program.finish();
+}
+
 #[test]
 fn a_library_in_a_namespace_of_its_own_is_refused() {
     let mut scene = set();
