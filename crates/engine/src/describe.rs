@@ -21,11 +21,19 @@ const MAX_STATES: usize = 4096;
 const MAX_STRING: usize = 8192;
 
 /// What the author wrote, before anything in it is looked up.
+#[derive(Clone)]
 pub(crate) struct WrittenPatch {
     /// Name, flag, states; no objects yet.
     pub(crate) patch: NewPatch,
     /// The objects with their addresses.
     objects: Vec<(u64, KlpObject)>,
+}
+
+impl WrittenPatch {
+    /// Whether it is for more than the main executable.
+    pub(crate) fn names_libraries(&self) -> bool {
+        self.objects.iter().any(|(_, object)| object.name != 0)
+    }
 }
 
 /// Reads a patch. What the kernel refuses before anything else is refused here (spec

@@ -2,20 +2,26 @@
 
 use std::mem::offset_of;
 use std::rc::Rc;
+use std::time::Duration;
 
 use engraft_abi::{KlpObject, UpcallKind};
-use engraft_core::{Driver, Level, Order, State};
+use engraft_core::{Driver, Level, NewPatch, Order, State};
 use engraft_module::{Layout, Linked, PatchModule, Placement, Region, Room};
 use nix::errno::Errno;
 
 use crate::arena::{Arena, Part};
 use crate::bind::Binder;
 use crate::database::{Binding, Function, Module, Stage};
-use crate::describe::{describe_patch, read_patch};
+use crate::describe::{WrittenPatch, describe_patch, read_patch};
 use crate::error::{Error, Kind};
 use crate::live::Live;
 use crate::params::{Assignment, assign};
 use crate::space::Span;
+
+/// How often what a patch names is looked up anew.
+const LOOKS: u32 = 5;
+
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Room that every patched object's arena should have before code runs in the target.
 pub(crate) const REDIRECT_ROOM: [u64; 3] = [64 << 10, 128 << 10, 0];
@@ -294,9 +300,7 @@ impl Live<'_> {
         if module.enable {
             Driver::new(state, self).admit(&written.patch)?;
         }
-        let objects = Rc::clone(&self.objects);
-        let (memory, matches) = (&self.process.memory, &self.matches);
-        let described = match describe_patch(memory, &objects, matches, &module, written) {
+        let described = match self.describe(&module, &written) {
             Ok(described) => described,
             Err(error) => {
                 if let Some(line) = kernel_line(&error) {
@@ -335,6 +339,21 @@ impl Live<'_> {
                 Err(Error::new(format!("load '{}'", module.name), refusal))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks up what a patch names. A library may go, or come, while it is looked at.
+    fn describe(&mut self, module: &Module, written: &WrittenPatch) -> Result<NewPatch, Error> {
+        let mut attempts = if written.names_libraries() { LOOKS } else { 0 };
+        loop {
+            let (memory, matches) = (&self.process.memory, &self.matches);
+            let described = describe_patch(memory, &self.objects, matches, module, written.clone());
+            if described.is_ok() || attempts == 0 {
+                return described;
+            }
+            attempts -= 1;
+            std::thread::sleep(PAUSE);
+            self.refresh_objects()?;
         }
     }
 

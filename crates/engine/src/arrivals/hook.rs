@@ -154,9 +154,9 @@ impl Live<'_> {
         };
         // One that is being loaded or unloaded just now is in no list either.
         for _ in 0..LOOKS {
-            if loader::lists(&self.process.memory, debug, object.image.bias)?
-                || !self.objects.are_current(self.process)?
-            {
+            // The list may change while it is read.
+            let listed = loader::lists(&self.process.memory, debug, object.image.bias);
+            if listed.unwrap_or(false) || !self.objects.are_current(self.process)? {
                 return Ok(());
             }
             std::thread::sleep(PAUSE);
