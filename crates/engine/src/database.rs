@@ -342,7 +342,7 @@ fn give_read_only(records: &mut Records, span: Span) {
     }
 }
 
-fn checksum(generation: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(generation: u64, bytes: &[u8]) -> u64 {
     let start = 0xcbf2_9ce4_8422_2325_u64;
     generation
         .to_le_bytes()

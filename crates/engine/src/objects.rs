@@ -205,12 +205,16 @@ impl LoadedObject {
     /// Whether a patch's object name means this object: its file name, its soname, or either
     /// without `.so` and what follows, `-` and `_` being the same there, as for modules.
     pub(crate) fn is_called(&self, name: &str) -> bool {
-        let stem = |text: &str| text.split(".so").next().unwrap_or(text).replace('-', "_");
         let own = [Some(self.name.as_str()), self.image.soname.as_deref()];
         own.into_iter()
             .flatten()
             .any(|own| own == name || stem(own) == stem(name))
     }
+}
+
+/// An object's name without `.so` and what follows, `-` and `_` being the same.
+pub(crate) fn stem(name: &str) -> String {
+    name.split(".so").next().unwrap_or(name).replace('-', "_")
 }
 
 /// All objects of a target.

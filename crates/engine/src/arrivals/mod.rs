@@ -22,6 +22,7 @@ use crate::arena::Part;
 use crate::database::Records;
 use crate::error::Error;
 use crate::live::Live;
+use crate::objects::stem;
 use crate::space::Span;
 
 pub(crate) use hook::Hook;
@@ -76,12 +77,6 @@ pub(crate) struct Load {
     pub(crate) status: u64,
     /// Number of the load.
     pub(crate) number: u64,
-}
-
-/// Name without what follows `.so`, as objects are compared by.
-pub(crate) fn stem(name: &str) -> String {
-    let stem = name.split(".so").next().unwrap_or(name);
-    stem.replace('-', "_")
 }
 
 impl Watch {

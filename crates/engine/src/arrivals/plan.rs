@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Known, Library};
 use crate::arena::Part;
-use crate::database::Module;
+use crate::database::{Module, checksum};
 use crate::error::Error;
 use crate::live::Live;
 use crate::space::Span;
@@ -102,7 +102,7 @@ impl Live<'_> {
             count: draft.objects.len() as u64,
         };
         let length = draft.length();
-        let checksum = checksum(&draft.encode(&plan, 0));
+        let checksum = checksum(plan.generation, &draft.encode(&plan, 0));
         let known = self.records.watch.plan.as_ref();
         if let Some(known) = known.filter(|known| known.checksum == checksum) {
             let place = known.place.start;
@@ -399,10 +399,4 @@ fn find_call(state: &State, watched: &Watched<'_>) -> (u64, u64) {
         }
         _ => (0, 0),
     }
-}
-
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
 }
