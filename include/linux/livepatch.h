@@ -7,6 +7,9 @@
 #include <linux/module.h>
 #include <linux/types.h>
 
+/* The version of the structures below (engraft-abi, HEADERS_VERSION). */
+MODULE_INFO(engraft, "2");
+
 struct klp_object;
 
 struct klp_func {
@@ -34,11 +37,29 @@ struct klp_object {
 	struct module *mod;
 };
 
+struct klp_patch;
+struct klp_state;
+
+/* What the kernel does not have (docs/states.md): called when the state appears with a patch,
+ * or disappears with one; not when another patch carries it over. */
+struct klp_state_callbacks {
+	int (*pre_patch)(struct klp_patch *patch, struct klp_state *state);
+	void (*post_patch)(struct klp_patch *patch, struct klp_state *state);
+	void (*pre_unpatch)(struct klp_patch *patch, struct klp_state *state);
+	void (*post_unpatch)(struct klp_patch *patch, struct klp_state *state);
+	/* For each shadow variable that is freed with the state. */
+	void (*shadow_dtor)(void *obj, void *shadow_data);
+};
+
 struct klp_state {
 	unsigned long id;
 	unsigned int version;
-	unsigned int engraft_reserved;
 	void *data;
+	struct klp_state_callbacks callbacks;
+	/* The shadow variables whose id is the state's belong to it. */
+	bool is_shadow;
+	/* It cannot be taken back. */
+	bool block_disable;
 };
 
 struct klp_patch {
@@ -48,7 +69,8 @@ struct klp_patch {
 	bool replace;
 	/* Set by the tool. */
 	bool enabled;
-	unsigned char engraft_reserved[6];
+	/* A replacing patch replaces those of its own set only. */
+	unsigned int replace_set;
 };
 
 #define klp_for_each_object_static(patch, obj) \
@@ -100,11 +122,19 @@ __ENGRAFT_END
 	extern int __UNIQUE_ID(engraft_end)
 
 __ENGRAFT_BEGIN
+extern struct klp_state engraft_states[];
 int engraft_pre_patch(struct klp_object *obj);
 void engraft_post_patch(struct klp_object *obj);
 void engraft_pre_unpatch(struct klp_object *obj);
 void engraft_post_unpatch(struct klp_object *obj);
 __ENGRAFT_END
+
+/*
+ * States for a module that `engraft build` makes, in a file given with --hook:
+ *
+ *	KLP_STATES = { { .id = 1, .callbacks = { .pre_patch = prepare } }, { } };
+ */
+#define KLP_STATES struct klp_state engraft_states[]
 
 /*
  * Gives a symbol of the target, possibly a local one, a name to be declared and used by:

@@ -44,6 +44,18 @@ pub struct KlpObject {
     pub module: u64,
 }
 
+/// `struct klp_state_callbacks`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the names are the header's
+pub struct KlpStateCallbacks {
+    pub pre_patch: u64,
+    pub post_patch: u64,
+    pub pre_unpatch: u64,
+    pub post_unpatch: u64,
+    pub shadow_dtor: u64,
+}
+
 /// `struct klp_state`. An array ends with an entry whose `id` is 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +65,22 @@ pub struct KlpState {
     /// Version; padded to 8 bytes.
     pub version: u32,
     /// Zero.
-    pub reserved: u32,
+    pub padding: u32,
     /// Free for the patch's author.
     pub data: u64,
+    /// Called when the state appears or disappears.
+    pub callbacks: KlpStateCallbacks,
+    /// bool: the shadow variables of this id belong to it.
+    pub is_shadow: u8,
+    /// bool: it cannot be taken back.
+    pub block_disable: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
+
+/// What the headers that a module is compiled with say about themselves, in its module
+/// information under the tag `engraft`: the version of the structures in this file.
+pub const HEADERS_VERSION: &str = "2";
 
 /// `struct klp_patch`.
 #[repr(C)]
@@ -73,7 +97,9 @@ pub struct KlpPatch {
     /// Set by the tool: the patch is enabled.
     pub enabled: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Whom it replaces.
+    pub replace_set: u32,
 }
 
 /// `enum module_state`.

@@ -25,8 +25,8 @@ pub use control::{
     RuntimeConfig,
 };
 pub use klp::{
-    KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, MODULE_NAME_LEN, Module, ModuleState,
-    PARAM_ARRAY, ParamKind, ParamRecord,
+    HEADERS_VERSION, KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, KlpStateCallbacks,
+    MODULE_NAME_LEN, Module, ModuleState, PARAM_ARRAY, ParamKind, ParamRecord,
 };
 pub use mailbox::{
     CallFrame, Command, CommandKind, Mailbox, RESULT_SLOTS, ResultSlot, SavedRegisters, TRAP_MAGIC,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engraft_module::{DeclaredObject, DeclaredPatch, PatchModule};
+use engraft_module::{DeclaredObject, DeclaredPatch, DeclaredState, PatchModule};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Verdict};
@@ -23,8 +23,9 @@ pub(crate) fn run(file: &Path, output: &Output) -> Result<Verdict, Failure> {
 
 fn describe(module: &PatchModule) -> String {
     let mut lines = Vec::new();
-    // The builds follow in words.
-    for (tag, text) in module.info.iter().filter(|(tag, _)| tag != "build_id") {
+    // The builds follow in words; which headers it was compiled with only loading asks.
+    let is_shown = |(tag, _): &&(String, String)| tag != "build_id" && tag != "engraft";
+    for (tag, text) in module.info.iter().filter(is_shown) {
         lines.push(format!(
             "{}: {}",
             printable(tag),
@@ -67,19 +68,32 @@ fn describe(module: &PatchModule) -> String {
 }
 
 fn describe_patch(patch: &DeclaredPatch) -> String {
-    let mut text = format!(
-        "patch{}:",
-        if patch.replace {
-            ", replaces all older ones"
-        } else {
-            ""
-        }
-    );
+    let replaces = match (patch.replace, patch.replace_set) {
+        (true, 0) => ", replaces all older ones".to_owned(),
+        (true, set) => format!(", replaces all older ones of set {set}"),
+        (false, 0) => String::new(),
+        (false, set) => format!(", of set {set}"),
+    };
+    let mut text = format!("patch{replaces}:");
     for object in &patch.objects {
         text += &describe_object(object);
     }
-    for (id, version) in &patch.states {
-        text += &format!("\n  state {id:#x}, version {version}");
+    patch.states.iter().for_each(|s| text += &describe_state(s));
+    text
+}
+
+fn describe_state(state: &DeclaredState) -> String {
+    let mut text = format!("\n  state {:#x}, version {}", state.id, state.version);
+    if !state.callbacks.is_empty() {
+        text += &format!(", callbacks {}", state.callbacks.join(" "));
+    }
+    for (is_so, words) in [
+        (state.is_shadow, "owns its shadow variables"),
+        (state.block_disable, "cannot be taken back"),
+    ] {
+        if is_so {
+            text += &format!(", {words}");
+        }
     }
     text
 }
@@ -122,12 +136,18 @@ fn to_json(module: &PatchModule) -> Value {
                 "callbacks": object.callbacks,
             })
         });
-        let states = patch
-            .states
-            .iter()
-            .map(|(id, version)| json!({ "id": id, "version": version }));
+        let states = patch.states.iter().map(|state| {
+            json!({
+                "id": state.id,
+                "version": state.version,
+                "callbacks": state.callbacks,
+                "is_shadow": state.is_shadow,
+                "block_disable": state.block_disable,
+            })
+        });
         json!({
             "replace": patch.replace,
+            "replace_set": patch.replace_set,
             "objects": objects.collect::<Vec<_>>(),
             "states": states.collect::<Vec<_>>(),
         })

@@ -1,6 +1,6 @@
 //! The commands that show the stack of patches: list and status.
 
-use engraft_engine::{ObjectStatus, PatchStatus, Status};
+use engraft_engine::{ObjectStatus, PatchStatus, StateStatus, Status};
 
 use crate::failure::{Failure, Verdict};
 use crate::output::Output;
@@ -67,6 +67,7 @@ fn describe(status: &Status) -> String {
     for patch in &status.patches {
         lines.push(describe_patch(patch));
         lines.extend(patch.objects.iter().map(describe_object));
+        lines.extend(patch.states.iter().map(describe_state));
     }
     if status.patches.is_empty() {
         lines.push("no patches".to_owned());
@@ -91,7 +92,24 @@ fn describe_patch(patch: &PatchStatus) -> String {
             line += &format!(", {word}");
         }
     }
+    if patch.replace_set != 0 {
+        line += &format!(", set {}", patch.replace_set);
+    }
     line
+}
+
+fn describe_state(state: &StateStatus) -> String {
+    let mut text = format!("  state {}, version {}", state.id, state.version);
+    for (is_so, words) in [
+        (state.managed, "set up and taken back by itself"),
+        (state.is_shadow, "owns its shadow variables"),
+        (state.block_disable, "cannot be taken back"),
+    ] {
+        if is_so {
+            text += &format!(", {words}");
+        }
+    }
+    text
 }
 
 fn describe_object(object: &ObjectStatus) -> String {
@@ -128,7 +146,9 @@ mod tests {
             forced: false,
             refcnt: 1,
             stack_order,
+            replace_set: 0,
             objects: Vec::new(),
+            states: Vec::new(),
         }
     }
 
@@ -157,6 +177,14 @@ mod tests {
                 functions: Vec::new(),
             },
         ];
+        running.replace_set = 7;
+        running.states = vec![StateStatus {
+            id: 5,
+            version: 1,
+            managed: true,
+            is_shadow: true,
+            block_disable: false,
+        }];
         let mut forced = patch("demo_fix1", PatchState::Replaced, None);
         forced.forced = true;
         forced.replace = false;
@@ -177,11 +205,12 @@ mod tests {
             describe(&status),
             "\
 patch 'demo_fix1': replaced, forced
-patch 'demo_fix2': in transition, order 2, replace
+patch 'demo_fix2': in transition, order 2, replace, set 7
   object server: patched
     format_amount,1
     price_order,2 (nop)
   object libz.so.1: not loaded
+  state 5, version 1, set up and taken back by itself, owns its shadow variables
 transition of 'demo_fix2' to unpatched: 1 of 3 threads switched, 1 pass"
         );
     }

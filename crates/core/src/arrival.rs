@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use crate::callbacks::{CallbackKind, is_due};
+use crate::callbacks::{CallbackKind, Subject, is_due};
 use crate::patch::{Code, Object, Patch, PatchId};
 use crate::state::State;
 use crate::transition::{Phase, Transition, Universe};
@@ -110,7 +110,7 @@ impl State {
     fn renew_call(&mut self, patch: PatchId, object: usize) {
         if let Some(Transition { phase, .. }) = &mut self.transition
             && let Phase::Calling(call) = phase
-            && (call.patch, call.object) == (patch, object)
+            && (call.patch, call.subject) == (patch, Subject::Object(object))
         {
             call.sequence = self.next_call;
             self.next_call += 1;
@@ -137,8 +137,8 @@ impl State {
         let Some(Phase::Calling(call)) = self.transition.as_ref().map(|t| &t.phase) else {
             return None;
         };
-        let object = self.patch(call.patch)?.objects.get(call.object)?;
-        (!is_due(object, call.kind)).then_some(call.kind)
+        let object = self.patch(call.patch)?.objects.get(call.object()?)?;
+        (!is_due(object, call.kind)).then_some(call.stage)
     }
 }
 
@@ -173,7 +173,7 @@ fn stage_of(patch: &Patch, transition: Option<&Transition>) -> Stage {
         Some(transition) => match &transition.phase {
             Phase::Installing | Phase::Switching => (true, true),
             Phase::Settling => (transition.target == Universe::Patched, false),
-            Phase::Calling(call) => match call.kind {
+            Phase::Calling(call) => match call.stage {
                 CallbackKind::PrePatch | CallbackKind::PostUnpatch => (false, true),
                 CallbackKind::PreUnpatch => (true, true),
                 CallbackKind::PostPatch => (true, false),
@@ -193,7 +193,7 @@ fn keeps_pushed(patch: &Patch, transition: Option<&Transition>) -> bool {
         Some(transition) => match &transition.phase {
             Phase::Installing | Phase::Switching => true,
             Phase::Settling => transition.target == Universe::Patched,
-            Phase::Calling(call) => call.kind != CallbackKind::PostUnpatch,
+            Phase::Calling(call) => call.stage != CallbackKind::PostUnpatch,
         },
     }
 }

@@ -1,7 +1,8 @@
 //! The steps of a transition as changes of the state: begin, start, reverse, complete, undo.
 //! Nothing here has an effect outside the state.
 
-use crate::callbacks::{CallbackCall, CallbackKind};
+use crate::callbacks::{CallbackCall, CallbackKind, Subject};
+use crate::change::StateChange;
 use crate::drive::Progress;
 use crate::error::{Refusal, RefusalKind};
 use crate::log::{Level, SWITCH_PREFIX, Stamp};
@@ -55,6 +56,7 @@ impl State {
             stall_noticed: false,
             forcing: false,
             moved_from_below,
+            changes: self.find_changes(patch, target),
             failure: None,
         });
         let (name, _) = self.heading();
@@ -70,12 +72,13 @@ impl State {
         }
     }
 
-    /// Goes on with the next call of this kind, or with what follows the last one.
-    pub(crate) fn call_next(&mut self, stamp: Stamp, kind: CallbackKind) -> Option<Progress> {
-        if self.seek_call(kind) {
+    /// Goes on with the next call of this part of the transition, or with what follows the last
+    /// one.
+    pub(crate) fn call_next(&mut self, stamp: Stamp, stage: CallbackKind) -> Option<Progress> {
+        if self.seek_call(stage) {
             return None;
         }
-        match kind {
+        match stage {
             CallbackKind::PrePatch => {
                 self.set_patched(true);
                 self.set_phase(Phase::Installing);
@@ -98,21 +101,28 @@ impl State {
     ) -> Option<Progress> {
         self.record_result(call, value);
         if call.kind == CallbackKind::PrePatch && value != 0 {
-            let object = self.object_name(call);
-            let line = format!("pre-patch callback failed for object '{object}'");
+            let subject = self.describe_subject(call);
+            let line = format!("pre-patch callback failed for {subject}");
             self.log(Level::Warn, stamp, line);
-            self.undo_enable(stamp, RefusalKind::PrePatch { object, value });
+            self.undo_enable(stamp, RefusalKind::PrePatch { subject, value });
             return None;
         }
-        self.call_next(stamp, call.kind)
+        self.call_next(stamp, call.stage)
     }
 
-    fn object_name(&self, call: &CallbackCall) -> String {
-        let object = self
-            .patch(call.patch)
-            .and_then(|p| p.objects.get(call.object));
-        let name = object.and_then(|object| object.name.as_deref());
-        self.display_name(name).to_owned()
+    fn describe_subject(&self, call: &CallbackCall) -> String {
+        let patch = self.patch(call.patch);
+        match call.subject {
+            Subject::Object(index) => {
+                let object = patch.and_then(|p| p.objects.get(index));
+                let name = object.and_then(|object| object.name.as_deref());
+                format!("object '{}'", self.display_name(name))
+            }
+            Subject::State(index) | Subject::Shadows(index) => {
+                let id = patch.and_then(|p| p.states.get(index)).map_or(0, |s| s.id);
+                format!("state {id}")
+            }
+        }
     }
 
     /// Pushes the funcs of all objects that are ready, or pops those of all objects.
@@ -205,10 +215,9 @@ impl State {
         let Some(patch) = self.patch_in_transition() else {
             return;
         };
-        let (id, replace) = (patch.id, patch.replace);
+        let id = patch.id;
         match target {
-            Universe::Patched if replace => self.pop_replaced(id),
-            Universe::Patched => {}
+            Universe::Patched => self.pop_replaced(id),
             Universe::Unpatched => self.set_patched(false),
         }
         self.drop_nops(id);
@@ -226,7 +235,7 @@ impl State {
 
     fn finish(&mut self, stamp: Stamp) -> Progress {
         let (name, target) = self.heading();
-        let replace = self.patch_in_transition().is_some_and(|p| p.replace);
+        self.log_kept_shadows(stamp);
         self.log(
             Level::Notice,
             stamp,
@@ -236,8 +245,7 @@ impl State {
             return Progress::Idle;
         };
         match target {
-            Universe::Patched if replace => self.retire_replaced(transition.patch),
-            Universe::Patched => {}
+            Universe::Patched => self.retire_replaced(transition.patch),
             Universe::Unpatched => {
                 self.move_back_below(transition.patch, &transition.moved_from_below);
             }
@@ -245,6 +253,24 @@ impl State {
         transition
             .failure
             .map_or(Progress::Complete, Progress::Undone)
+    }
+
+    /// Threads that were forced out of code may still be in it, and use what it has allocated.
+    fn log_kept_shadows(&mut self, stamp: Stamp) {
+        let transition = self.transition.as_ref();
+        let ended = transition.into_iter().flat_map(StateChange::ended_in);
+        let kept = |change: &StateChange| {
+            let state = *self.patch(change.patch)?.states.get(change.index)?;
+            state.upkeep.filter(|upkeep| upkeep.owns_shadows)?;
+            let user = self.forced_user(state.id)?;
+            Some(format!(
+                "shadow variables of state {} are kept: threads were forced out of '{}'",
+                state.id, user.name
+            ))
+        };
+        for line in ended.filter_map(kept).collect::<Vec<_>>() {
+            self.log(Level::Warn, stamp, line);
+        }
     }
 
     /// Gives up consistency for the threads that are left.
@@ -257,19 +283,13 @@ impl State {
         };
         transition.forcing = true;
         let id = transition.patch;
-        let position = self.position(id).unwrap_or(0);
         match target {
             Universe::Unpatched => {
                 if let Some(patch) = self.stacked_mut(id) {
                     patch.forced = true;
                 }
             }
-            Universe::Patched if self.stack.get(position).is_some_and(|p| p.replace) => {
-                for older in self.stack[..position].iter_mut().filter(|p| p.enabled) {
-                    older.forced = true;
-                }
-            }
-            Universe::Patched => {}
+            Universe::Patched => self.mark_replaced_forced(id),
         }
     }
 

@@ -80,8 +80,12 @@ impl<'a, T: Target> Driver<'a, T> {
     /// # Errors
     /// EINVAL for states that are not compatible, EEXIST for a name that is taken.
     pub fn admit(&mut self, patch: &NewPatch) -> Outcome<(), T::Error> {
-        let patch = Patch::from(patch.clone());
-        if let Err(refusal) = self.state.check_compatible(&patch, |_| true) {
+        let patch = Patch {
+            id: PatchId(self.state.next_patch),
+            ..Patch::from(patch.clone())
+        };
+        let replaced = self.state.replaced_by(&patch, true);
+        if let Err(refusal) = self.state.check_compatible(&patch, &replaced) {
             return self.refuse_incompatible(refusal);
         }
         Ok(self.state.check_name(&patch.name)?)
@@ -126,9 +130,8 @@ impl<'a, T: Target> Driver<'a, T> {
         }
         let covered = self.state.check_uncovered(patch);
         let to_top = covered.is_err() && order == Order::Any;
-        let position = self.state.position(id);
-        let replaces = |other| to_top || self.state.position(other) < position;
-        if let Err(refusal) = self.state.check_compatible(patch, replaces) {
+        let replaced = self.state.replaced_by(patch, to_top);
+        if let Err(refusal) = self.state.check_compatible(patch, &replaced) {
             return self.refuse_incompatible(refusal);
         }
         self.state.check_idle(patch)?;
@@ -142,9 +145,9 @@ impl<'a, T: Target> Driver<'a, T> {
     /// the threads; [`Self::retry`] goes on. The patch keeps its place on the stack.
     ///
     /// # Errors
-    /// ENOENT unknown; EINVAL replaced or not enabled; EBUSY another transition runs, a
-    /// newer enabled patch shares functions with it, or its own transition is beyond
-    /// reversal.
+    /// ENOENT unknown; EINVAL replaced, not enabled, or a state of it cannot be taken back; EBUSY
+    /// another transition runs, a newer enabled patch shares functions with it, or its own
+    /// transition is beyond reversal.
     pub fn disable(&mut self, name: &str, order: Order) -> Outcome<Progress, T::Error> {
         self.recover()?;
         let patch = self.state.require_stacked(name)?;
@@ -159,6 +162,8 @@ impl<'a, T: Target> Driver<'a, T> {
         if order == Order::Reverse {
             self.state.check_uncovered(patch)?;
         }
+        let changes = self.state.changes_by_disabling(patch);
+        self.state.check_revocable(patch, &changes)?;
         self.transit(id, Universe::Unpatched, false)
     }
 
@@ -168,7 +173,8 @@ impl<'a, T: Target> Driver<'a, T> {
     /// [`Progress::Idle`] when the patch is not enabled.
     ///
     /// # Errors
-    /// As [`Self::disable`], except for the order on the stack.
+    /// As [`Self::disable`], except for the order on the stack and for states that cannot be
+    /// taken back: their author's own module wants them to be.
     pub fn cancel(&mut self, name: &str) -> Outcome<Progress, T::Error> {
         let patch = self.state.require_stacked(name)?;
         let (id, phase) = (patch.id, self.state.transition.as_ref().map(|t| &t.phase));
@@ -183,7 +189,11 @@ impl<'a, T: Target> Driver<'a, T> {
         if !patch.enabled {
             return Ok(Progress::Idle);
         }
-        self.disable(name, Order::Any)
+        if self.is_heading(id, Universe::Patched) {
+            return self.reverse(name);
+        }
+        self.state.check_idle(patch)?;
+        self.transit(id, Universe::Unpatched, false)
     }
 
     /// Makes every thread switch regardless of its stack: consistency is given up, and the
@@ -289,7 +299,7 @@ impl<'a, T: Target> Driver<'a, T> {
         let is_unstarted = self.state.transition.as_ref().is_some_and(|t| {
             t.target == Universe::Patched
                 && match &t.phase {
-                    Phase::Calling(call) => call.kind == crate::CallbackKind::PrePatch,
+                    Phase::Calling(call) => call.stage == crate::CallbackKind::PrePatch,
                     Phase::Installing => true,
                     Phase::Switching | Phase::Settling => false,
                 }

@@ -72,7 +72,9 @@ impl Refusal {
             | K::NoObjects
             | K::EmptyObject(_)
             | K::BadFunc { .. }
-            | K::BadState(_)
+            | K::BadState { .. }
+            | K::ForeignSet { .. }
+            | K::Irrevocable { .. }
             | K::Disagrees { .. }
             | K::Incompatible { .. }
             | K::AlreadyEnabled
@@ -138,9 +140,36 @@ pub enum RefusalKind {
         /// What is wrong and the way out.
         reason: String,
     },
-    /// A state has id 0 or is listed twice.
-    #[error("state {0} is zero or listed twice; give every state its own id from 1 up")]
-    BadState(u64),
+    /// A state is not what one can be.
+    #[error("state {id} {reason}")]
+    BadState {
+        /// The state.
+        id: u64,
+        /// What is wrong and the way out.
+        reason: String,
+    },
+    /// A patch of another set changes the same function, or has the same state.
+    #[error(
+        "{what} belongs to patch '{other}' of replace set {set}, too; give both patches the same replace_set, or unload '{other}'"
+    )]
+    ForeignSet {
+        /// The function or state.
+        what: String,
+        /// The other patch.
+        other: String,
+        /// Its set.
+        set: u32,
+    },
+    /// A state would disappear that its author declared impossible to take back.
+    #[error(
+        "state {id} of '{owner}' would disappear, and it cannot be taken back (block_disable); use a patch that has this state, too, or restart the target"
+    )]
+    Irrevocable {
+        /// The state.
+        id: u64,
+        /// The patch that has it.
+        owner: String,
+    },
     /// Another patch knows this object or function to be somewhere else.
     #[error(
         "'{what}' is not where patch '{other}' found it (the library was unloaded and loaded again meanwhile); try again"
@@ -200,12 +229,10 @@ pub enum RefusalKind {
     )]
     Settling,
     /// A pre_patch callback refused.
-    #[error(
-        "pre_patch callback of object '{object}' returned {value}; the log of the target may say why"
-    )]
+    #[error("pre_patch callback of {subject} returned {value}; the log of the target may say why")]
     PrePatch {
-        /// The object.
-        object: String,
+        /// The object or state.
+        subject: String,
         /// What the callback returned.
         value: i32,
     },

@@ -15,6 +15,7 @@
 
 mod arrival;
 mod callbacks;
+mod change;
 mod check;
 mod complete;
 mod coverage;
@@ -37,14 +38,15 @@ mod transition;
 pub mod sim;
 
 pub use arrival::{Applied, Sighting, Watched};
-pub use callbacks::{CallbackCall, CallbackKind};
+pub use callbacks::{CallbackCall, CallbackKind, Subject};
+pub use change::{StateChange, Step};
 pub use check::{Address, ForbiddenRange, check_stack, forbidden};
 pub use drive::{Driver, Order, Progress, STALL_NANOSECONDS};
 pub use error::{Error, InUse, Refusal, RefusalKind};
 pub use log::{LOG_LINES, Level, Line, Log, Stamp};
 pub use patch::{
     Callbacks, Code, Func, NewObject, NewPatch, Object, Patch, PatchId, Range, Replacement,
-    SystemState,
+    SystemState, Upkeep,
 };
 pub use route::{Impl, Route, RouteKind, routes};
 pub use state::{Listed, MAX_PATCHES, State};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::callbacks::CallbackKind;
+
 /// A registered patch, never reused within one [`crate::State`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PatchId(pub u32);
@@ -106,7 +108,7 @@ impl Func {
     }
 }
 
-/// Addresses of an object's callbacks, each optional (`klp_callbacks`).
+/// Addresses of the callbacks of an object (`klp_callbacks`) or a state, each optional.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callbacks {
     /// May veto by returning non-zero.
@@ -126,6 +128,52 @@ pub struct SystemState {
     pub id: u64,
     /// A replacing patch must bring the same or a higher one.
     pub version: u32,
+    /// How it is set up and taken back; `None` for a state as the kernel knows it.
+    pub upkeep: Option<Upkeep>,
+}
+
+/// How a state is set up when it appears and taken back when it disappears (design section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// Its own callbacks.
+    pub callbacks: Callbacks,
+    /// The shadow variables whose id is the state's are freed with it.
+    pub owns_shadows: bool,
+    /// Called for each of them.
+    pub shadow_dtor: Option<u64>,
+    /// It cannot be taken back.
+    pub block_disable: bool,
+    /// A value of the caller's, kept and handed to callbacks.
+    pub handle: u64,
+}
+
+impl SystemState {
+    /// A state as the kernel knows it.
+    #[must_use]
+    pub fn plain(id: u64, version: u32) -> Self {
+        Self {
+            id,
+            version,
+            upkeep: None,
+        }
+    }
+}
+
+impl Upkeep {
+    /// Whether it asks for anything that the kernel does not do.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        let plain = Self {
+            handle: self.handle,
+            ..Self::default()
+        };
+        *self != plain
+    }
+
+    /// Whether something is done to take the state back.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.callbacks.pre_unpatch.is_some() || self.callbacks.post_unpatch.is_some()
+    }
 }
 
 /// A patch to be registered, resolved against the target.
@@ -133,8 +181,10 @@ pub struct SystemState {
 pub struct NewPatch {
     /// Name of the patch module.
     pub name: String,
-    /// Whether it replaces every older patch.
+    /// Whether it replaces every older patch of its set.
     pub replace: bool,
+    /// Its set; 0 is the one of patches that name none.
+    pub replace_set: u32,
     /// Its objects, in the author's order.
     pub objects: Vec<NewObject>,
     /// Its states.
@@ -167,8 +217,10 @@ pub struct Patch {
     pub id: PatchId,
     /// Name of the patch module.
     pub name: String,
-    /// Whether it replaces every older patch.
+    /// Whether it replaces every older patch of its set.
     pub replace: bool,
+    /// Its set.
+    pub replace_set: u32,
     /// Requested direction; true even while the transition towards it runs.
     pub enabled: bool,
     /// Some thread was forced out of its code: the module can never be unloaded.
@@ -210,12 +262,34 @@ pub struct Object {
     pub handle: u64,
 }
 
+impl Callbacks {
+    /// Address of one of them.
+    #[must_use]
+    pub fn address(&self, kind: CallbackKind) -> Option<u64> {
+        match kind {
+            CallbackKind::PrePatch => self.pre_patch,
+            CallbackKind::PostPatch => self.post_patch,
+            CallbackKind::PreUnpatch => self.pre_unpatch,
+            CallbackKind::PostUnpatch => self.post_unpatch,
+        }
+    }
+}
+
+impl Patch {
+    /// Its entry for a state.
+    #[must_use]
+    pub fn state(&self, id: u64) -> Option<&SystemState> {
+        self.states.iter().find(|state| state.id == id)
+    }
+}
+
 impl From<NewPatch> for Patch {
     fn from(new: NewPatch) -> Self {
         Self {
             id: PatchId(0),
             name: new.name,
             replace: new.replace,
+            replace_set: new.replace_set,
             enabled: false,
             forced: false,
             leaving: false,

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::coverage::Coverage;
 use crate::error::{Refusal, RefusalKind};
-use crate::patch::{Code, Func, NewPatch, Object, Patch, PatchId, Replacement};
+use crate::patch::{
+    Code, Func, NewPatch, Object, Patch, PatchId, Replacement, SystemState, Upkeep,
+};
 use crate::state::{MAX_PATCHES, State, reload_advice};
 
 /// Longest patch or object name in bytes (kernel: MODULE_NAME_LEN - 1 on 64 bits).
@@ -26,7 +28,7 @@ impl State {
         };
         self.check_new(&patch)?;
         if enable {
-            self.check_compatible(&patch, |_| true)?;
+            self.check_compatible(&patch, &self.replaced_by(&patch, true))?;
             self.check_idle(&patch)?;
         }
         Ok(())
@@ -72,6 +74,7 @@ impl State {
         find_bad_state(patch)
             .or_else(|| self.find_bad_object(patch))
             .or_else(|| self.find_duplicate(patch))
+            .or_else(|| self.find_foreign(patch))
             .or_else(|| self.find_disagreement(patch))
     }
 
@@ -116,6 +119,29 @@ impl State {
         None
     }
 
+    /// Sets are kept apart so that a replace in one cannot take back what another has changed.
+    fn find_foreign(&self, patch: &Patch) -> Option<RefusalKind> {
+        let coverage = Coverage::of(patch);
+        let others = self.stack.iter();
+        let mut others = others.filter(|other| other.replace_set != patch.replace_set);
+        others.find_map(|other| {
+            let function = coverage.first_shared(other);
+            let mut states = other.states.iter();
+            let what = match function {
+                Some(function) => format!("function '{function}'"),
+                None => {
+                    let shared = |state: &&SystemState| patch.state(state.id).is_some();
+                    format!("state {}", states.find(shared)?.id)
+                }
+            };
+            Some(RefusalKind::ForeignSet {
+                what,
+                other: other.name.clone(),
+                set: other.replace_set,
+            })
+        })
+    }
+
     /// Nops and stack checks of one patch rely on what another one resolved, so all patches
     /// on the stack must agree about what lies where.
     fn find_disagreement(&self, patch: &Patch) -> Option<RefusalKind> {
@@ -151,9 +177,23 @@ fn find_moved<'a>(ours: &'a Object, theirs: &Object) -> Option<&'a Func> {
 
 fn find_bad_state(patch: &Patch) -> Option<RefusalKind> {
     let mut ids = HashSet::new();
-    let is_bad = |id: &u64| *id == 0 || !ids.insert(*id);
-    let id = patch.states.iter().map(|state| state.id).find(is_bad)?;
-    Some(RefusalKind::BadState(id))
+    for state in &patch.states {
+        let no_owner = |u: &Upkeep| u.shadow_dtor.is_some() && !u.owns_shadows;
+        let reason = if state.id == 0 {
+            "is no id; give every state one from 1 up"
+        } else if !ids.insert(state.id) {
+            "is listed twice; give every state its own id"
+        } else if state.upkeep.as_ref().is_some_and(no_owner) {
+            "has a shadow_dtor but owns no shadow variables; set is_shadow"
+        } else {
+            continue;
+        };
+        return Some(RefusalKind::BadState {
+            id: state.id,
+            reason: reason.to_owned(),
+        });
+    }
+    None
 }
 
 fn is_fit_name(name: &str) -> bool {

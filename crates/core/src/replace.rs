@@ -5,21 +5,29 @@ use crate::patch::{Callbacks, Func, Object, Patch, PatchId, Replacement};
 use crate::state::State;
 
 impl State {
-    /// Gives a replacing patch a nop for every function of an older patch that it lacks,
-    /// and a dynamic object for every object that it lacks. Patches that are not enabled
+    /// Gives a replacing patch a nop for every function of a patch that it replaces and that it
+    /// lacks, and a dynamic object for every object that it lacks. Patches that are not enabled
     /// count too: they leave the stack with the others.
     pub(crate) fn create_nops(&mut self, id: PatchId) {
+        let replaced = self.replaced_in_transition(id);
         let Some(position) = self.position(id) else {
             return;
         };
         let (older, rest) = self.stack.split_at_mut(position);
-        let Some(patch) = rest.first_mut().filter(|patch| patch.replace) else {
+        let Some(patch) = rest.first_mut() else {
             return;
         };
         let mut coverage = Coverage::of(patch);
-        for object in older.iter().flat_map(|old| &old.objects) {
+        let replaced = older.iter().filter(|old| replaced.contains(&old.id));
+        for object in replaced.flat_map(|old| &old.objects) {
             add_nops(patch, &mut coverage, object);
         }
+    }
+
+    /// The patches that one replaces from its place on the stack.
+    fn replaced_in_transition(&self, id: PatchId) -> Vec<PatchId> {
+        let patch = self.patch(id);
+        patch.map_or(Vec::new(), |patch| self.replaced_by(patch, false))
     }
 
     /// Drops the nops and dynamic objects of a patch. Objects of the author's own stay as
@@ -34,10 +42,11 @@ impl State {
         }
     }
 
-    /// Takes all older patches off their function stacks. No callback of theirs runs.
+    /// Takes the patches that this one replaces off their function stacks. No callback of their
+    /// objects runs.
     pub(crate) fn pop_replaced(&mut self, by: PatchId) {
-        let position = self.position(by).unwrap_or(0);
-        for patch in &mut self.stack[..position] {
+        let replaced = self.replaced_in_transition(by);
+        for patch in self.stack.iter_mut().filter(|p| replaced.contains(&p.id)) {
             patch.leaving = patch.enabled;
             patch.enabled = false;
             for object in &mut patch.objects {
@@ -47,12 +56,21 @@ impl State {
         }
     }
 
-    /// Takes all older patches off the stack.
+    /// Takes them off the stack.
     pub(crate) fn retire_replaced(&mut self, by: PatchId) {
-        let position = self.position(by).unwrap_or(0);
-        for mut patch in self.stack.drain(..position) {
+        let replaced = self.replaced_in_transition(by);
+        for mut patch in self.stack.extract_if(.., |p| replaced.contains(&p.id)) {
             patch.leaving = false;
             self.replaced.push(patch);
+        }
+    }
+
+    /// Marks those of them that threads are in force to be moved out of.
+    pub(crate) fn mark_replaced_forced(&mut self, by: PatchId) {
+        let replaced = self.replaced_in_transition(by);
+        let is_left = |p: &&mut Patch| p.enabled && replaced.contains(&p.id);
+        for patch in self.stack.iter_mut().filter(is_left) {
+            patch.forced = true;
         }
     }
 }

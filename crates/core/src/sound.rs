@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use crate::callbacks::{CallbackCall, Subject};
+use crate::change::StateChange;
 use crate::log::LOG_LINES;
 use crate::patch::{Code, Object, Patch, PatchId, Range, Replacement};
 use crate::state::{MAX_PATCHES, State};
@@ -47,17 +49,36 @@ impl State {
     }
 
     fn check_transition(&self, transition: &Transition) -> Result<(), &'static str> {
-        let patch = self.stack.iter().find(|patch| patch.id == transition.patch);
-        let patch = patch.ok_or("a patch in transition is not on the stack")?;
+        require(
+            self.position(transition.patch).is_some(),
+            "a patch in transition is not on the stack",
+        )?;
         require(transition.attempts < MAX_COUNT, "too many attempts")?;
+        let known = |change: &StateChange| {
+            let patch = self.patch(change.patch);
+            patch.is_some_and(|patch| change.index < patch.states.len())
+        };
+        let all_known = transition.changes.iter().all(known);
+        require(all_known, "a state that changes belongs to no patch")?;
         match &transition.phase {
             Phase::Calling(call) => require(
-                call.patch == patch.id
-                    && call.object < patch.objects.len()
-                    && call.sequence < self.next_call,
-                "a callback belongs to no object",
+                self.is_of_transition(transition, call) && call.sequence < self.next_call,
+                "a callback belongs to nothing",
             ),
             Phase::Installing | Phase::Switching | Phase::Settling => Ok(()),
+        }
+    }
+
+    fn is_of_transition(&self, transition: &Transition, call: &CallbackCall) -> bool {
+        match call.subject {
+            Subject::Object(index) => {
+                let patch = self.patch(call.patch);
+                call.patch == transition.patch && patch.is_some_and(|p| index < p.objects.len())
+            }
+            Subject::State(index) | Subject::Shadows(index) => {
+                let mut changes = transition.changes.iter();
+                changes.any(|c| (c.patch, c.index) == (call.patch, index))
+            }
         }
     }
 }

@@ -1,25 +1,24 @@
 //! System states: may this patch be put over those already installed?
 
 use crate::error::{Refusal, RefusalKind};
-use crate::patch::{Patch, PatchId, SystemState};
+use crate::patch::{Patch, PatchId, SystemState, Upkeep};
 use crate::state::State;
 
 impl State {
     /// The kernel's `klp_is_patch_compatible` for `patch` against every patch that is
-    /// enabled or in transition. `replaces` says which of them it would replace: only their
-    /// states have to be carried over. Versions must not go back over any.
+    /// enabled or in transition. Only the states of those that it replaces have to be carried
+    /// over, and only those that nothing can take back. Versions must not go back over any.
     pub(crate) fn check_compatible(
         &self,
         patch: &Patch,
-        replaces: impl Fn(PatchId) -> bool,
+        replaced: &[PatchId],
     ) -> Result<(), Refusal> {
         for id in self.listed().patches {
             let Some(other) = self.patch(id).filter(|other| other.id != patch.id) else {
                 continue;
             };
             for state in &other.states {
-                let reason = conflict(patch, state, patch.replace && replaces(id));
-                if let Some(reason) = reason {
+                if let Some(reason) = conflict(patch, state, replaced.contains(&id)) {
                     let other = other.name.clone();
                     let id = state.id;
                     let kind = RefusalKind::Incompatible { other, id, reason };
@@ -27,17 +26,32 @@ impl State {
                 }
             }
         }
-        Ok(())
+        self.check_revocable(patch, &self.changes_by_enabling(patch, replaced))
     }
 }
 
-fn conflict(patch: &Patch, installed: &SystemState, must_carry: bool) -> Option<String> {
-    match patch.states.iter().find(|state| state.id == installed.id) {
-        Some(state) if state.version < installed.version => Some(format!(
+fn conflict(patch: &Patch, installed: &SystemState, is_replaced: bool) -> Option<String> {
+    let Some(state) = patch.state(installed.id) else {
+        let must_carry = is_replaced && installed.upkeep.is_none();
+        return must_carry.then(|| "is missing, although it is installed".to_owned());
+    };
+    if state.version < installed.version {
+        return Some(format!(
             "has version {}, older than the installed {}",
             state.version, installed.version
-        )),
-        None if must_carry => Some("is missing, although it is installed".to_owned()),
-        _ => None,
+        ));
     }
+    find_loss(installed.upkeep.as_ref()?, state.upkeep.as_ref()).map(str::to_owned)
+}
+
+/// What would not be taken back any more, once `carried` has to do it.
+fn find_loss(installed: &Upkeep, carried: Option<&Upkeep>) -> Option<&'static str> {
+    let Some(carried) = carried else {
+        return Some("lacks the callbacks that it was installed with");
+    };
+    if installed.owns_shadows && !carried.owns_shadows {
+        return Some("does not own the shadow variables that the installed one owns (is_shadow)");
+    }
+    let gives_up = installed.takes_back() && !carried.takes_back() && !carried.block_disable;
+    gives_up.then_some("has no callback that takes it back, as the installed one has")
 }

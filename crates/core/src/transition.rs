@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::callbacks::CallbackCall;
+use crate::change::StateChange;
 use crate::error::Refusal;
 use crate::patch::PatchId;
 use crate::token::Token;
@@ -74,6 +75,8 @@ pub struct Transition {
     /// Patches that lay above this one before it was moved to the top for enabling; empty
     /// if it was not moved.
     pub moved_from_below: Vec<PatchId>,
+    /// States that appear or disappear with it.
+    pub changes: Vec<StateChange>,
     /// Why it is being undone, if it is.
     pub failure: Option<Refusal>,
 }

@@ -3,7 +3,7 @@
 use engraft_abi::{KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, ModuleState};
 use engraft_core::{
     Callbacks, Code, Func, NewObject, NewPatch, Range, Refusal, RefusalKind, Replacement,
-    SystemState,
+    SystemState, Upkeep,
 };
 use engraft_elf::Symbol;
 use engraft_process::{Memory, Pod};
@@ -84,6 +84,7 @@ pub(crate) fn read_patch(
         patch: NewPatch {
             name: module.name.clone(),
             replace: patch.replace != 0,
+            replace_set: patch.replace_set,
             objects: Vec::new(),
             states: read_states(memory, patch.states)?,
             handle: address,
@@ -174,7 +175,6 @@ fn describe_funcs(
 }
 
 fn describe_callbacks(callbacks: &KlpCallbacks) -> Callbacks {
-    let present = |address: u64| (address != 0).then_some(address);
     Callbacks {
         pre_patch: present(callbacks.pre_patch),
         post_patch: present(callbacks.post_patch),
@@ -275,14 +275,35 @@ fn read_states(memory: &Memory, address: u64) -> Result<Vec<SystemState>, Error>
     let states = read_array(memory, address, MAX_STATES, |state: &KlpState| {
         state.id == 0
     })?;
-    Ok(states
-        .entries
-        .iter()
-        .map(|state| SystemState {
-            id: state.id,
-            version: state.version,
-        })
-        .collect())
+    let size = size_of::<KlpState>() as u64;
+    let places = (address..).step_by(size as usize);
+    let described = states.entries.iter().zip(places);
+    Ok(described.map(|(s, at)| describe_state(s, at)).collect())
+}
+
+fn describe_state(state: &KlpState, handle: u64) -> SystemState {
+    let own = &state.callbacks;
+    let upkeep = Upkeep {
+        callbacks: Callbacks {
+            pre_patch: present(own.pre_patch),
+            post_patch: present(own.post_patch),
+            pre_unpatch: present(own.pre_unpatch),
+            post_unpatch: present(own.post_unpatch),
+        },
+        owns_shadows: state.is_shadow != 0,
+        shadow_dtor: present(own.shadow_dtor),
+        block_disable: state.block_disable != 0,
+        handle,
+    };
+    SystemState {
+        id: state.id,
+        version: state.version,
+        upkeep: upkeep.is_needed().then_some(upkeep),
+    }
+}
+
+fn present(address: u64) -> Option<u64> {
+    (address != 0).then_some(address)
 }
 
 /// An array as it lies in memory.

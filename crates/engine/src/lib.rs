@@ -46,6 +46,6 @@ pub use error::{Error, Kind};
 pub use loading::LoadRequest;
 pub use log::{LogLine, read_log};
 pub use status::{
-    BlockerStatus, Direction, FunctionStatus, ObjectStatus, PatchState, PatchStatus, Status,
-    TransitionStatus, read_status,
+    BlockerStatus, Direction, FunctionStatus, ObjectStatus, PatchState, PatchStatus, StateStatus,
+    Status, TransitionStatus, read_status,
 };

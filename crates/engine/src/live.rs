@@ -4,7 +4,9 @@ use std::mem::offset_of;
 use std::rc::Rc;
 
 use engraft_abi::{KlpPatch, LibraryStatus, MAX_PATCHES, PatchTable, RingHeader};
-use engraft_core::{CallbackCall, Pass, Phase, RouteFailure, Sighting, State, Switch, Target};
+use engraft_core::{
+    CallbackCall, Pass, Phase, RouteFailure, Sighting, State, Subject, Switch, Target,
+};
 use engraft_process::{Borrowed, RuntimePlaces};
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -63,7 +65,7 @@ impl Live<'_> {
             return Ok(None);
         };
         let patch = state.patch(call.patch);
-        let object = patch.and_then(|patch| patch.objects.get(call.object));
+        let object = patch.and_then(|patch| patch.objects.get(call.object()?));
         let Some((object, name)) = object.and_then(|o| Some((o, o.name.as_deref()?))) else {
             return Ok(None);
         };
@@ -205,8 +207,22 @@ impl Target for Live<'_> {
     }
 
     fn run_callback(&mut self, call: &CallbackCall) -> Result<i32, Error> {
-        let guard = self.guard.filter(|guard| guard.sequence == call.sequence);
-        let value = self.call_guarded(command_of(call), call.address, call.handle, guard)?;
+        let (sequence, [handle, _]) = (command_of(call), call.arguments);
+        let value = match call.subject {
+            Subject::Object(_) => {
+                let guard = self.guard.filter(|guard| guard.sequence == call.sequence);
+                self.call_guarded(sequence, call.address, handle, guard)?
+            }
+            Subject::State(_) => self.call(sequence, call.address, &call.arguments)?,
+            Subject::Shadows(_) => {
+                let free_all = self.records.runtime.exports.get("klp_shadow_free_all");
+                let free_all = *free_all.ok_or_else(|| {
+                    let message = "the runtime in the target does not know klp_shadow_free_all()";
+                    Error::other("free shadow variables", Errno::ENOSYS, message)
+                })?;
+                self.call(sequence, free_all, &call.arguments)?
+            }
+        };
         Ok(value as i32)
     }
 

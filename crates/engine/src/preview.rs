@@ -3,11 +3,15 @@
 //! The dry run lists all of it; loading refuses for the first. The module is linked to where
 //! it would go, so that even its code can be examined before it is there.
 
+use engraft_abi::HEADERS_VERSION;
 use engraft_core::{
     Callbacks, Code, Func, NewObject, NewPatch, Replacement, RouteFailure, State, SystemState,
+    Upkeep,
 };
 use engraft_elf::SliceMemory;
-use engraft_module::{DeclaredFunction, DeclaredObject, DeclaredPatch, PatchModule, RequiredBuild};
+use engraft_module::{
+    DeclaredFunction, DeclaredObject, DeclaredPatch, DeclaredState, PatchModule, RequiredBuild,
+};
 use nix::errno::Errno;
 
 use crate::attached::Attached;
@@ -68,6 +72,7 @@ pub(crate) fn preview(
     if view.database.is_none() {
         preview.note(control::require_features(view.process));
     }
+    preview.note(check_headers(module));
     preview.note(view.check_duplicate(module));
     for build in &module.required_builds {
         preview.note(view.check_build(module, build));
@@ -169,8 +174,9 @@ impl Preview {
             let patch = NewPatch {
                 name: trial.record.name.clone(),
                 replace: declared.replace,
+                replace_set: declared.replace_set,
                 objects: objects.into_iter().map(|(_, object)| object).collect(),
-                states: list_states(declared),
+                states: list_states(declared, trial.record.text.start),
                 handle: 0,
             };
             let fresh = State::new(view.process.identity.name());
@@ -209,24 +215,12 @@ impl Preview {
             }
             funcs.push(func);
         }
-        // For the rules it only matters which callbacks there are.
-        let present = |name| {
-            declared
-                .callbacks
-                .contains(&name)
-                .then_some(trial.record.text.start)
-        };
         NewObject {
             name: declared.name.clone(),
             loaded: loaded.is_some(),
             load: 0,
             funcs,
-            callbacks: Callbacks {
-                pre_patch: present("pre_patch"),
-                post_patch: present("post_patch"),
-                pre_unpatch: present("pre_unpatch"),
-                post_unpatch: present("post_unpatch"),
-            },
+            callbacks: list_callbacks(&declared.callbacks, trial.record.text.start),
             handle: 0,
         }
     }
@@ -294,6 +288,20 @@ impl Preview {
     }
 }
 
+/// The structures of a module are those of the headers that it was compiled with.
+fn check_headers(module: &PatchModule) -> Result<(), Error> {
+    let found = match module.info("engraft") {
+        Some(HEADERS_VERSION) => return Ok(()),
+        None if !module.is_livepatch() => return Ok(()),
+        Some(version) => format!("headers of version {version}, not {HEADERS_VERSION}"),
+        None => "other headers than engraft's".to_owned(),
+    };
+    let context = format!("load '{}'", module.name);
+    let message = format!("it was compiled with {found}");
+    Err(Error::other(context, Errno::ENOEXEC, message)
+        .with_help("compile it again, with `engraft cc` or `engraft build`"))
+}
+
 fn locate(
     trial: &Trial,
     loaded: Option<&LoadedObject>,
@@ -313,10 +321,32 @@ fn locate(
     })
 }
 
-fn list_states(declared: &DeclaredPatch) -> Vec<SystemState> {
-    let state = |(id, version): &(u64, u32)| SystemState {
-        id: *id,
-        version: *version,
+/// For the rules it only matters which callbacks there are, not where.
+fn list_callbacks(names: &[&str], place: u64) -> Callbacks {
+    let present = |name| names.contains(&name).then_some(place);
+    Callbacks {
+        pre_patch: present("pre_patch"),
+        post_patch: present("post_patch"),
+        pre_unpatch: present("pre_unpatch"),
+        post_unpatch: present("post_unpatch"),
+    }
+}
+
+fn list_states(declared: &DeclaredPatch, place: u64) -> Vec<SystemState> {
+    let state = |declared: &DeclaredState| {
+        let has_dtor = declared.callbacks.contains(&"shadow_dtor");
+        let upkeep = Upkeep {
+            callbacks: list_callbacks(&declared.callbacks, place),
+            owns_shadows: declared.is_shadow,
+            shadow_dtor: has_dtor.then_some(place),
+            block_disable: declared.block_disable,
+            handle: 0,
+        };
+        SystemState {
+            id: declared.id,
+            version: declared.version,
+            upkeep: upkeep.is_needed().then_some(upkeep),
+        }
     };
     declared.states.iter().map(state).collect()
 }

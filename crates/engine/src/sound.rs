@@ -278,11 +278,12 @@ mod tests {
         NewPatch {
             name: name.into(),
             replace: true,
+            replace_set: 0,
             objects: vec![
                 object(None, true, (0..3).map(func).collect()),
                 object(Some("libabsent.so"), false, Vec::new()),
             ],
-            states: vec![SystemState { id: 3, version: 1 }],
+            states: vec![SystemState::plain(3, 1)],
             handle: CONTROL + 0x1000,
         }
     }

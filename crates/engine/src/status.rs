@@ -1,6 +1,6 @@
 //! What a target's patches are doing, for people and programs.
 
-use engraft_core::{Patch, State, Universe, Verdict};
+use engraft_core::{Patch, State, SystemState, Universe, Upkeep, Verdict};
 use nix::errno::Errno;
 use serde::Serialize;
 
@@ -53,6 +53,8 @@ pub struct PatchStatus {
     pub transition: bool,
     /// The kernel's `replace` attribute.
     pub replace: bool,
+    /// Whom it replaces.
+    pub replace_set: u32,
     /// Its module can never be unloaded.
     pub forced: bool,
     /// The kernel's `refcnt` of its module: it can be unloaded when this is 0.
@@ -61,6 +63,23 @@ pub struct PatchStatus {
     pub stack_order: Option<u32>,
     /// Its objects.
     pub objects: Vec<ObjectStatus>,
+    /// Its system states.
+    pub states: Vec<StateStatus>,
+}
+
+/// One system state of a patch.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StateStatus {
+    /// Its id.
+    pub id: u64,
+    /// Its version.
+    pub version: u32,
+    /// It has callbacks, shadow variables or a rule of its own.
+    pub managed: bool,
+    /// It owns the shadow variables with its id.
+    pub is_shadow: bool,
+    /// It cannot be taken back.
+    pub block_disable: bool,
 }
 
 /// One object of a patch.
@@ -230,10 +249,12 @@ pub(crate) fn list_patches(state: &State, records: &Records) -> Vec<PatchStatus>
             enabled: false,
             transition: false,
             replace: false,
+            replace_set: 0,
             forced: false,
             refcnt: 0,
             stack_order: None,
             objects: Vec::new(),
+            states: Vec::new(),
         });
     stacked.chain(replaced).chain(others).collect()
 }
@@ -251,9 +272,11 @@ fn patch_status(state: &State, patch: &Patch, stack_order: Option<u32>) -> Patch
         enabled: patch.enabled,
         transition,
         replace: patch.replace,
+        replace_set: patch.replace_set,
         forced: patch.forced,
         refcnt: u32::from(state.check_unload(&patch.name).is_err()),
         stack_order,
+        states: patch.states.iter().map(state_status).collect(),
         objects: patch
             .objects
             .iter()
@@ -272,5 +295,16 @@ fn patch_status(state: &State, patch: &Patch, stack_order: Option<u32>) -> Patch
                     .collect(),
             })
             .collect(),
+    }
+}
+
+fn state_status(state: &SystemState) -> StateStatus {
+    let asks = |for_it: fn(&Upkeep) -> bool| state.upkeep.as_ref().is_some_and(for_it);
+    StateStatus {
+        id: state.id,
+        version: state.version,
+        managed: state.upkeep.is_some(),
+        is_shadow: asks(|upkeep| upkeep.owns_shadows),
+        block_disable: asks(|upkeep| upkeep.block_disable),
     }
 }

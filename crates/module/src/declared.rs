@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::mem::offset_of;
 
-use engraft_abi::{KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState};
+use engraft_abi::{KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, KlpStateCallbacks};
 
 use crate::{Contents, Definition, PatchModule, Region, RelocationKind, Symbol, SymbolKind};
 
@@ -19,12 +19,14 @@ const NEXT_INSTRUCTION: i64 = 8;
 /// A `struct klp_patch` in the data of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclaredPatch {
-    /// It replaces all older patches.
+    /// It replaces all older patches of its set.
     pub replace: bool,
+    /// Its set.
+    pub replace_set: u32,
     /// Its objects.
     pub objects: Vec<DeclaredObject>,
-    /// Its states as pairs of id and version.
-    pub states: Vec<(u64, u32)>,
+    /// Its states.
+    pub states: Vec<DeclaredState>,
     /// No code of the module refers to its flags or states, so they are what they will be when it
     /// is enabled. An init function may set them from parameters.
     pub settled: bool,
@@ -39,6 +41,21 @@ pub struct DeclaredObject {
     pub functions: Vec<DeclaredFunction>,
     /// Names of the callbacks that are set: `pre_patch` and so on.
     pub callbacks: Vec<&'static str>,
+}
+
+/// A `struct klp_state`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredState {
+    /// Its id.
+    pub id: u64,
+    /// Its version.
+    pub version: u32,
+    /// Names of the callbacks that are set, `shadow_dtor` among them.
+    pub callbacks: Vec<&'static str>,
+    /// It owns the shadow variables with its id.
+    pub is_shadow: bool,
+    /// It cannot be taken back.
+    pub block_disable: bool,
 }
 
 /// A `struct klp_func`.
@@ -131,6 +148,14 @@ impl<'a> Pointers<'a> {
         self.targets.get(&place).map(|target| target.0)
     }
 
+    /// Whether the pointer at `place` is not NULL. A weak reference that nothing defines is.
+    fn is_set(&self, place: Place) -> bool {
+        self.symbol(place).is_some_and(|index| {
+            let definition = &self.module.symbols[index].definition;
+            !matches!(definition, Definition::Undefined(reference) if reference.weak)
+        })
+    }
+
     /// Where the pointer at `place` leads.
     fn target(&self, place: Place) -> Option<Place> {
         let &(symbol, addend) = self.targets.get(&place)?;
@@ -209,7 +234,8 @@ fn read_patch(pointers: &Pointers<'_>, place: Place) -> Option<DeclaredPatch> {
         return None;
     }
     let objects = pointers.target(field(place, offset_of!(KlpPatch, objects)))?;
-    let replace = pointers.word(field(place, offset_of!(KlpPatch, replace)))? & 0xff;
+    // Both flags and the set lie in one word.
+    let flags = pointers.word(field(place, offset_of!(KlpPatch, replace)))?;
     let listed = pointers.target(field(place, offset_of!(KlpPatch, states)));
     let states = listed.map_or(Some(Vec::new()), |states| read_states(pointers, states))?;
     // Its own address is what it is enabled by, and no use of what is in it.
@@ -218,7 +244,8 @@ fn read_patch(pointers: &Pointers<'_>, place: Place) -> Option<DeclaredPatch> {
     let list = listed.map(|list| (list, size_of::<KlpState>() * states.len()));
     let used = |(start, length)| pointers.is_used_by_code(start, length);
     Some(DeclaredPatch {
-        replace: replace != 0,
+        replace: flags & 0xff != 0,
+        replace_set: (flags >> 32) as u32,
         objects: read_objects(pointers, objects)?,
         states,
         settled: !used(fields) && !list.is_some_and(used),
@@ -245,33 +272,23 @@ fn read_objects(pointers: &Pointers<'_>, start: Place) -> Option<Vec<DeclaredObj
                 Some(functions) => read_functions(pointers, functions)?,
                 None => Vec::new(),
             },
-            callbacks: read_callbacks(pointers, place),
+            callbacks: read_callbacks(pointers, field(place, offset_of!(KlpObject, callbacks))),
         });
     }
     None
 }
 
-fn read_callbacks(pointers: &Pointers<'_>, object: Place) -> Vec<&'static str> {
+/// Names of the callbacks that are set in the structure at `start`.
+fn read_callbacks(pointers: &Pointers<'_>, start: Place) -> Vec<&'static str> {
     const CALLBACKS: [(&str, usize); 4] = [
         ("pre_patch", offset_of!(KlpCallbacks, pre_patch)),
         ("post_patch", offset_of!(KlpCallbacks, post_patch)),
         ("pre_unpatch", offset_of!(KlpCallbacks, pre_unpatch)),
         ("post_unpatch", offset_of!(KlpCallbacks, post_unpatch)),
     ];
-    let start = offset_of!(KlpObject, callbacks);
-    let is_set = |offset: usize| {
-        let symbol = pointers.symbol(field(object, start + offset));
-        // A weak reference that nothing defines is NULL.
-        symbol.is_some_and(|index| {
-            let definition = &pointers.module.symbols[index].definition;
-            !matches!(definition, Definition::Undefined(reference) if reference.weak)
-        })
-    };
-    CALLBACKS
-        .iter()
-        .filter(|(_, offset)| is_set(*offset))
-        .map(|(name, _)| *name)
-        .collect()
+    let callbacks = CALLBACKS.iter();
+    let set = callbacks.filter(|(_, offset)| pointers.is_set(field(start, *offset)));
+    set.map(|(name, _)| *name).collect()
 }
 
 fn read_functions(pointers: &Pointers<'_>, start: Place) -> Option<Vec<DeclaredFunction>> {
@@ -300,7 +317,7 @@ fn read_functions(pointers: &Pointers<'_>, start: Place) -> Option<Vec<DeclaredF
     None
 }
 
-fn read_states(pointers: &Pointers<'_>, start: Place) -> Option<Vec<(u64, u32)>> {
+fn read_states(pointers: &Pointers<'_>, start: Place) -> Option<Vec<DeclaredState>> {
     let mut states = Vec::new();
     for index in 0.. {
         let place = pointers.entry(start, index, size_of::<KlpState>())?;
@@ -309,7 +326,20 @@ fn read_states(pointers: &Pointers<'_>, start: Place) -> Option<Vec<(u64, u32)>>
             return Some(states);
         }
         let version = pointers.word(field(place, offset_of!(KlpState, version)))?;
-        states.push((id, version as u32));
+        // Both flags lie in one word.
+        let flags = pointers.word(field(place, offset_of!(KlpState, is_shadow)))?;
+        let own = field(place, offset_of!(KlpState, callbacks));
+        let mut callbacks = read_callbacks(pointers, own);
+        if pointers.is_set(field(own, offset_of!(KlpStateCallbacks, shadow_dtor))) {
+            callbacks.push("shadow_dtor");
+        }
+        states.push(DeclaredState {
+            id,
+            version: version as u32,
+            callbacks,
+            is_shadow: flags & 0xff != 0,
+            block_disable: flags & 0xff00 != 0,
+        });
     }
     None
 }

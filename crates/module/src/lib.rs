@@ -26,7 +26,7 @@ mod tls;
 pub use compile::{
     CompileError, CompileErrorKind, CompileRequest, Compiled, compile, write_atomically,
 };
-pub use declared::{DeclaredFunction, DeclaredObject, DeclaredPatch};
+pub use declared::{DeclaredFunction, DeclaredObject, DeclaredPatch, DeclaredState};
 pub use error::{
     Fault, FaultKind, LinkError, LinkErrorKind, ModuleError, ModuleErrorKind, Unresolved,
 };

@@ -60,7 +60,7 @@ pod! {
     engraft_abi::KlpFunc: 24,
     engraft_abi::KlpCallbacks: 40,
     engraft_abi::KlpObject: 64,
-    engraft_abi::KlpState: 24,
+    engraft_abi::KlpState: 72,
     engraft_abi::KlpPatch: 32,
     engraft_abi::Module: 64,
     engraft_abi::ParamRecord: 32,

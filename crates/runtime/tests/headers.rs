@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engraft_abi::{
-    KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, MODULE_NAME_LEN, Module, ModuleState,
-    PARAM_ARRAY, ParamKind, ParamRecord,
+    KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, KlpStateCallbacks, MODULE_NAME_LEN,
+    Module, ModuleState, PARAM_ARRAY, ParamKind, ParamRecord,
 };
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -123,7 +123,19 @@ fn structures_are_laid_out_as_the_abi_says() {
         KlpState,
         "id" = id,
         "version" = version,
-        "data" = data
+        "data" = data,
+        "callbacks" = callbacks,
+        "is_shadow" = is_shadow,
+        "block_disable" = block_disable
+    );
+    check!(
+        "struct klp_state_callbacks",
+        KlpStateCallbacks,
+        "pre_patch" = pre_patch,
+        "post_patch" = post_patch,
+        "pre_unpatch" = pre_unpatch,
+        "post_unpatch" = post_unpatch,
+        "shadow_dtor" = shadow_dtor
     );
     check!(
         "struct klp_patch",
@@ -132,7 +144,8 @@ fn structures_are_laid_out_as_the_abi_says() {
         "objs" = objects,
         "states" = states,
         "replace" = replace,
-        "enabled" = enabled
+        "enabled" = enabled,
+        "replace_set" = replace_set
     );
     check!("struct module", Module, "state" = state, "name" = name);
     check!(

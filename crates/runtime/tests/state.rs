@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use engraft_abi::{KlpPatch, KlpState};
+use engraft_abi::{KlpPatch, KlpState, KlpStateCallbacks};
 use support::Runtime;
 
 fn patch(states: &'static [KlpState]) -> KlpPatch {
@@ -19,8 +19,18 @@ const fn state(id: u64, version: u32) -> KlpState {
     KlpState {
         id,
         version,
-        reserved: 0,
+        padding: 0,
         data: 0,
+        callbacks: KlpStateCallbacks {
+            pre_patch: 0,
+            post_patch: 0,
+            pre_unpatch: 0,
+            post_unpatch: 0,
+            shadow_dtor: 0,
+        },
+        is_shadow: 0,
+        block_disable: 0,
+        reserved: [0; 6],
     }
 }
 

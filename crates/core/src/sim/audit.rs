@@ -5,7 +5,7 @@ use super::model::{Model, Running};
 use super::process::Frame;
 use crate::{
     CallbackCall, CallbackKind, Callbacks, Code, Func, Object, Patch, PatchId, Phase, Replacement,
-    State, Universe,
+    State, Subject, Universe,
 };
 
 /// The code that a frame is in; nothing for a patch that is gone.
@@ -26,6 +26,7 @@ pub(super) fn code_of(state: &State, frame: &Frame) -> Option<Code> {
 /// What a callback prints.
 pub(super) fn callback_line(state: &State, call: &CallbackCall) -> String {
     let kind = match call.kind {
+        _ if matches!(call.subject, Subject::Shadows(_)) => "shadow_dtor",
         CallbackKind::PrePatch => "pre_patch_callback",
         CallbackKind::PostPatch => "post_patch_callback",
         CallbackKind::PreUnpatch => "pre_unpatch_callback",
@@ -33,9 +34,19 @@ pub(super) fn callback_line(state: &State, call: &CallbackCall) -> String {
     };
     let patch = state.patch(call.patch);
     let name = patch.map_or("?", |p| p.name.as_str());
-    let object = patch.and_then(|p| p.objects.get(call.object));
-    let object = state.display_name(object.and_then(|o| o.name.as_deref()));
-    format!("{name}: {kind}: {object}")
+    let subject = match (patch, call.subject) {
+        (Some(patch), Subject::Object(index)) => {
+            let object = patch.objects.get(index);
+            state
+                .display_name(object.and_then(|o| o.name.as_deref()))
+                .to_owned()
+        }
+        _ => format!(
+            "state {}",
+            super::effects::state_of(state, call).unwrap_or(0)
+        ),
+    };
+    format!("{name}: {kind}: {subject}")
 }
 
 /// Flags agree with each other and with the model; nothing of a patch that is not enabled is
@@ -74,7 +85,7 @@ fn check_extras(model: &Model, state: &State, patch: &Patch) -> Result<(), Strin
     let transition = state.transition.as_ref().filter(|t| t.patch == patch.id);
     let is_replacing = patch.replace
         && transition.is_some_and(|t| match &t.phase {
-            Phase::Calling(call) => call.kind == CallbackKind::PrePatch,
+            Phase::Calling(call) => call.stage == CallbackKind::PrePatch,
             Phase::Installing | Phase::Switching => t.initial_target == Universe::Patched,
             Phase::Settling => false,
         });
@@ -143,11 +154,11 @@ pub(super) fn check_view(
     if listed.patches != shown || listed.transition != transition {
         return Err(format!("{call:?} sees {listed:?} instead of {shown:?}"));
     }
-    let replaces = call.kind == CallbackKind::PostPatch && running.initial == Universe::Patched;
+    let replaces = call.stage == CallbackKind::PostPatch && running.initial == Universe::Patched;
     for patch in state.stack.iter().filter(|p| shown.contains(&p.id)) {
         let is_enabled = if patch.id == running.patch {
             matches!(
-                call.kind,
+                call.stage,
                 CallbackKind::PostPatch | CallbackKind::PreUnpatch
             )
         } else {
@@ -173,18 +184,22 @@ pub(super) fn check_callbacks(
     libraries: &Libraries,
 ) -> Result<(), String> {
     let mut seen = Vec::new();
-    let mut vetoed = None;
+    let (mut vetoed, mut refused) = (None, false);
     for (token, call, value) in ran {
         if *token != ended.token.value() {
             continue;
         }
+        let Some(object) = call.object() else {
+            refused |= call.kind == CallbackKind::PrePatch && *value != 0;
+            continue;
+        };
         if call.patch != ended.patch {
             return Err(format!("a callback of another patch ran: {call:?}"));
         }
         if call.kind == CallbackKind::PrePatch && *value != 0 {
-            vetoed = Some(call.object);
+            vetoed = Some(object);
         }
-        seen.push((call.kind, call.object));
+        seen.push((call.kind, object));
     }
     let Some(patch) = model.patch(ended.patch) else {
         return Err("a transition of an unknown patch".to_owned());
@@ -216,6 +231,8 @@ pub(super) fn check_callbacks(
             vec![chain(PreUnpatch, all, PostUnpatch, all)]
         }
         (Universe::Unpatched, Universe::Patched) => vec![chain(PreUnpatch, all, PostPatch, all)],
+        // A state is asked before any object.
+        (Universe::Patched, Universe::Unpatched) if refused => vec![Vec::new()],
         (Universe::Patched, Universe::Unpatched) => match vetoed {
             Some(object) => vec![chain(PrePatch, object + 1, PostUnpatch, object)],
             // a cancel may come between any two objects

@@ -4,7 +4,9 @@
 use super::model::Model;
 use super::process::Process;
 use super::{callback_address, number_of, original};
-use crate::{CallbackKind, NewObject, Patch, PatchId, Phase, State, Universe};
+use crate::{
+    CallbackKind, NewObject, NewPatch, Patch, PatchId, Phase, State, SystemState, Universe, Upkeep,
+};
 
 const ENOENT: i32 = 2;
 const EAGAIN: i32 = 11;
@@ -15,12 +17,27 @@ pub(super) const EINVAL: i32 = 22;
 /// An errno, or success.
 pub(super) type Answer = Result<(), i32>;
 
-/// What registering a patch of that name must answer.
-pub(super) fn register(process: &Process, name: &str) -> Answer {
-    match find(&process.saved, name) {
-        Some(_) => Err(EEXIST),
-        None => Ok(()),
+/// What registering a patch must answer.
+pub(super) fn register(process: &Process, patch: &NewPatch) -> Answer {
+    if find(&process.saved, &patch.name).is_some() {
+        return Err(EEXIST);
     }
+    let numbers = |patch: &NewPatch| -> Vec<(Option<String>, Option<usize>)> {
+        let objects = patch.objects.iter();
+        let funcs = objects.flat_map(|o| o.funcs.iter().map(|f| (o.name.clone(), f)));
+        funcs
+            .map(|(name, f)| (name, number_of(&f.old_name)))
+            .collect()
+    };
+    let own = numbers(patch);
+    let stack = process.saved.stack.iter();
+    let mut others = stack.filter_map(|other| process.model.patch(other.id));
+    let is_foreign = others.any(|other| {
+        other.replace_set != patch.replace_set
+            && (numbers(other).iter().any(|f| own.contains(f))
+                || (other.states.iter()).any(|s| patch.states.iter().any(|own| own.id == s.id)))
+    });
+    if is_foreign { Err(EINVAL) } else { Ok(()) }
 }
 
 /// What unloading must answer.
@@ -58,7 +75,35 @@ pub(super) fn disable(process: &Process, name: &str, any: bool) -> Answer {
     if model.running.is_some() || (!any && is_covered(process, patch.id)) {
         return Err(EBUSY);
     }
+    if is_irrevocable(process, name) {
+        return Err(EINVAL);
+    }
     Ok(())
+}
+
+/// Whether disabling a patch would take away what cannot be.
+pub(super) fn is_irrevocable(process: &Process, name: &str) -> bool {
+    let Ok(patch) = stacked(&process.saved, name) else {
+        return false;
+    };
+    let blocked = blocked_states(patch);
+    blocked
+        .into_iter()
+        .any(|id| !is_in_force(process, id, |other| other != patch.id))
+}
+
+fn blocked_states(patch: &Patch) -> Vec<u64> {
+    let states = patch.states.iter();
+    let blocked = states.filter(|state| state.upkeep.is_some_and(|upkeep| upkeep.block_disable));
+    blocked.map(|state| state.id).collect()
+}
+
+/// Whether one of these patches is enabled and has the state.
+fn is_in_force(process: &Process, id: u64, among: impl Fn(PatchId) -> bool) -> bool {
+    let mut stack = process.saved.stack.iter();
+    stack.any(|p| {
+        among(p.id) && is_enabled(process, p.id) && p.states.iter().any(|state| state.id == id)
+    })
 }
 
 /// What enabling must answer.
@@ -80,6 +125,14 @@ pub(super) fn enable(process: &Process, name: &str, any: bool) -> Answer {
         return Err(EBUSY);
     }
     let written = model.patch(patch.id).ok_or(ENOENT)?;
+    for state in &written.states {
+        let pre_patch = state.upkeep.and_then(|upkeep| upkeep.callbacks.pre_patch);
+        let value = pre_patch.and_then(|address| process.returns.get(&address));
+        let appears = !is_in_force(process, state.id, |_| true);
+        if let Some(value) = value.filter(|value| appears && **value != 0) {
+            return Err(value.abs());
+        }
+    }
     let is_there = |o: &&NewObject| process.libraries.is_there(o.name.as_deref(), o.loaded);
     for object in written.objects.iter().filter(is_there) {
         let address = object.callbacks.pre_patch;
@@ -189,15 +242,51 @@ fn is_covered(process: &Process, patch: PatchId) -> bool {
 fn is_compatible(process: &Process, patch: &Patch, to_top: bool) -> bool {
     let place = |id: PatchId| process.saved.stack.iter().position(|p| p.id == id);
     let others = process.saved.stack.iter();
-    let mut others = others.filter(|p| p.id != patch.id && is_listed(&process.model, p.id));
-    others.all(|other| {
-        let is_replaced = patch.replace && (to_top || place(other.id) < place(patch.id));
-        other.states.iter().all(|theirs| {
+    let others = others.filter(|p| p.id != patch.id && is_listed(&process.model, p.id));
+    let others: Vec<&Patch> = others.collect();
+    let is_replaced = |other: PatchId| {
+        let set = |id: PatchId| process.model.patch(id).map(|p| p.replace_set);
+        let is_below = to_top || place(other) < place(patch.id);
+        patch.replace && is_below && set(other) == set(patch.id)
+    };
+    let stays = |id: u64| {
+        patch.states.iter().any(|state| state.id == id)
+            || is_in_force(process, id, |other| {
+                other != patch.id && !is_replaced(other)
+            })
+    };
+    let is_newest = |id: u64, owner: PatchId| {
+        let is_newer = |p: PatchId| is_replaced(p) && place(p) > place(owner);
+        !is_in_force(process, id, is_newer)
+    };
+    others.iter().all(|other| {
+        let carried = other.states.iter().all(|theirs| {
             match patch.states.iter().find(|ours| ours.id == theirs.id) {
-                Some(ours) => ours.version >= theirs.version,
-                None => !is_replaced,
+                Some(ours) => ours.version >= theirs.version && keeps(ours, theirs),
+                None => !is_replaced(other.id) || theirs.upkeep.is_some(),
             }
-        })
+        });
+        let mut blocked = match is_replaced(other.id) && is_enabled(process, other.id) {
+            true => blocked_states(other),
+            false => Vec::new(),
+        };
+        carried
+            && blocked
+                .iter_mut()
+                .all(|id| stays(*id) || !is_newest(*id, other.id))
+    })
+}
+
+/// Whether `ours` can take back what `theirs` has set up.
+fn keeps(ours: &SystemState, theirs: &SystemState) -> bool {
+    let Some(theirs) = theirs.upkeep else {
+        return true;
+    };
+    let undoes =
+        |u: &Upkeep| u.callbacks.pre_unpatch.is_some() || u.callbacks.post_unpatch.is_some();
+    ours.upkeep.is_some_and(|ours| {
+        (ours.owns_shadows || !theirs.owns_shadows)
+            && (undoes(&ours) || ours.block_disable || !undoes(&theirs))
     })
 }
 

@@ -20,6 +20,7 @@ pub fn check_log(log: &Log) -> Result<(), String> {
             "klp_try_switch_task: ",
             "signaling",
             "forcing",
+            "shadow variables of state ",
             "Livepatch patch (",
         ]
         .iter()
@@ -75,6 +76,9 @@ impl Stall {
 fn split(text: &str) -> (Option<&str>, &str) {
     if let Some((name, what)) = text.strip_prefix('\'').and_then(|t| t.split_once("': ")) {
         return (Some(name), what);
+    }
+    if text.starts_with("pre-patch callback failed for state ") {
+        return (None, "pre-patch callback failed for object");
     }
     let (what, rest) = text.split_once(" '").unwrap_or((text, ""));
     let names_patch = ["enabling patch", "failed to enable patch"].contains(&what);

@@ -9,7 +9,7 @@ use super::{number_of, original};
 use crate::arrival::drop_aliases;
 use crate::{
     Applied, CallbackCall, CallbackKind, Callbacks, Code, Func, Object, PatchId, Phase, RouteKind,
-    Sighting, State, routes,
+    Sighting, State, Subject, routes,
 };
 
 /// One object of one patch.
@@ -247,7 +247,7 @@ impl Process {
         }
         let (mut settled, mut due) = (object.settled, object.post_unpatch_due);
         if let Some(Phase::Calling(call)) = self.saved.transition.as_ref().map(|t| &t.phase)
-            && (call.patch, call.object) == part
+            && (call.patch, call.subject) == (part.0, Subject::Object(part.1))
             && let Some(value) = self.results.get(&call.sequence)
         {
             match call.kind {
@@ -269,10 +269,9 @@ impl Process {
     /// Whether a callback is for an object that is not there any more, or again.
     pub(super) fn is_void(&self, call: &CallbackCall) -> bool {
         let patch = self.saved.patch(call.patch);
-        let Some(patch) = patch.filter(|p| call.object < p.objects.len()) else {
+        let Some(object) = patch.and_then(|p| p.objects.get(call.object()?)) else {
             return false;
         };
-        let object = &patch.objects[call.object];
         let load = self.libraries.load_of(object);
         load.is_some_and(|load| load == 0 || load != noted(object))
     }
@@ -354,13 +353,9 @@ impl Process {
     fn call_inside(&mut self, part: Part, kind: CallbackKind) -> i32 {
         let object = self.saved.patch(part.0).and_then(|p| p.objects.get(part.1));
         let callbacks = object.map_or(Callbacks::default(), |o| o.callbacks);
-        let address = match kind {
-            CallbackKind::PrePatch => callbacks.pre_patch,
-            CallbackKind::PostPatch => callbacks.post_patch,
-            CallbackKind::PreUnpatch => callbacks.pre_unpatch,
-            CallbackKind::PostUnpatch => callbacks.post_unpatch,
+        let Some(address) = callbacks.address(kind) else {
+            return 0;
         };
-        let Some(address) = address else { return 0 };
         let value = match kind {
             CallbackKind::PrePatch => self.returns.get(&address).copied().unwrap_or(0),
             _ => 0,

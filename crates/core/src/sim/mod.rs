@@ -6,6 +6,7 @@
 //! patches are in force in either universe.
 
 mod audit;
+mod effects;
 mod forecast;
 mod journal;
 mod library;
@@ -14,6 +15,7 @@ mod process;
 mod random;
 mod scenario;
 
+pub use effects::Effects;
 pub use journal::check_log;
 pub use library::Libraries;
 pub use model::Model;

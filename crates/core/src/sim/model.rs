@@ -25,7 +25,7 @@ pub(super) struct Running {
     pub(super) target: Universe,
     /// The stack before it began, oldest first.
     pub(super) stack: Vec<Patch>,
-    /// Patches below it when it had begun.
+    /// Patches of its set below it when it had begun.
     pub(super) older: Vec<PatchId>,
     /// The patches that were enabled before.
     pub(super) enabled: Vec<PatchId>,
@@ -115,7 +115,10 @@ impl Model {
         if self.to_top.is_some() && order != expected {
             return Err(format!("begun with the stack {order:?}, not {expected:?}"));
         }
-        let is_replace = self.catalog.get(&t.patch).is_some_and(|(p, _)| p.replace);
+        let written = self.patch(t.patch);
+        let is_replace = written.is_some_and(|patch| patch.replace);
+        let set = written.map(|patch| patch.replace_set);
+        let in_set = |id: PatchId| self.patch(id).map(|patch| patch.replace_set) == set;
         let mut enabled = self.settled.clone();
         enabled.sort_by_key(|id| place(*id));
         if enabled.contains(&t.patch) == (t.initial_target == Universe::Patched) {
@@ -125,7 +128,7 @@ impl Model {
             let mut world = enabled.clone();
             world.retain(|id| *id != t.patch);
             if patched && is_replace && t.initial_target == Universe::Patched {
-                world.retain(|id| place(*id) > place(t.patch));
+                world.retain(|id| place(*id) > place(t.patch) || !in_set(*id));
             }
             if patched {
                 world.push(t.patch);
@@ -139,7 +142,10 @@ impl Model {
             initial: t.initial_target,
             target: t.target,
             stack: before.stack.clone(),
-            older: order[..place(t.patch).unwrap_or(0)].to_vec(),
+            older: {
+                let below = order[..place(t.patch).unwrap_or(0)].iter().copied();
+                below.filter(|id| in_set(*id)).collect()
+            },
             patched: with(true),
             unpatched: with(false),
             enabled,

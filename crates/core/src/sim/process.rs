@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::effects::Effects;
 use super::library::{Libraries, Ran, Stage};
 use super::model::Model;
 use super::random::Random;
@@ -94,6 +95,8 @@ pub struct Process {
     pub chaos: Option<Chaos>,
     /// Libraries that may come and go.
     pub libraries: Libraries,
+    /// Side effects of states.
+    pub effects: Effects,
     /// What must be run.
     pub model: Model,
     /// The first rule that was seen broken.
@@ -122,6 +125,7 @@ impl Process {
             kill_at: None,
             chaos: None,
             libraries: Libraries::default(),
+            effects: Effects::default(),
             stages: BTreeMap::new(),
             model: Model::default(),
             violation: None,
@@ -371,12 +375,15 @@ impl Target for Process {
         let line = audit::callback_line(&self.saved, call);
         self.printed.push(line);
         self.results.insert(call.sequence, value);
-        self.note_ran(Ran {
-            patch: call.patch,
-            object: call.object,
-            kind: call.kind,
-            value,
-        });
+        match call.object() {
+            Some(object) => self.note_ran(Ran {
+                patch: call.patch,
+                object,
+                kind: call.kind,
+                value,
+            }),
+            None => self.note_effect(call, value),
+        }
         self.step()?;
         Ok(value)
     }

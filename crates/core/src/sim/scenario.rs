@@ -2,10 +2,10 @@
 
 use super::process::{Chaos, Killed, Process};
 use super::random::Random;
-use super::{all_callbacks, audit, check_log, forecast, func, number_of};
+use super::{all_callbacks, audit, check_log, effects, forecast, func, number_of};
 use crate::{
     CallbackKind, Callbacks, Driver, Error, Func, NewObject, NewPatch, Order, Phase, Progress,
-    State, SystemState, Universe,
+    State, Universe,
 };
 
 /// Functions of the simulated program; the first half lies in the main executable, the others
@@ -27,6 +27,8 @@ pub enum Operation {
     Cancel(usize),
     /// pre_patch callbacks of this object of all loaded patches fail from now on.
     Veto(usize),
+    /// Those of this state do.
+    VetoState(usize),
     /// They succeed again.
     Assent,
     /// The entry of a function can no longer be changed, for one reason or the other.
@@ -67,8 +69,9 @@ impl Plan {
         let mut random = Random::new(seed);
         let loaded = random.chance(70);
         let count = 2 + random.below(3);
+        let sets = random.chance(25);
         let patches = (0..count)
-            .map(|n| random_patch(&mut random, n, loaded))
+            .map(|n| random_patch(&mut random, n, loaded, sets))
             .collect();
         let mut operations: Vec<Operation> = (0..count).map(Operation::Register).collect();
         let length = 6 + random.below(30);
@@ -100,12 +103,18 @@ impl Plan {
     }
 }
 
-fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
+fn random_patch(random: &mut Random, number: usize, loaded: bool, sets: bool) -> NewPatch {
+    let replace_set = u32::from(sets && random.chance(50));
+    // Patches of two sets that share a function are refused: that is to be rare.
+    let may_have = |random: &mut Random, function: usize| {
+        !sets || function % 2 == replace_set as usize || random.chance(10)
+    };
     let mut objects = Vec::new();
     for library in [false, true] {
         let half = FUNCTIONS / 2;
         let functions = if library { half..FUNCTIONS } else { 0..half };
-        let funcs: Vec<usize> = functions.filter(|_| random.chance(45)).collect();
+        let chosen = |f: &usize| random.chance(45) && may_have(random, *f);
+        let funcs: Vec<usize> = functions.filter(chosen).collect();
         let with_callbacks = random.chance(60);
         if funcs.is_empty() && !with_callbacks {
             continue;
@@ -126,7 +135,7 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
             load: 0,
             funcs: funcs
                 .into_iter()
-                .map(|f| random_func(random, f, loaded))
+                .map(|f| random_func(random, f, loaded, !sets))
                 .collect(),
             callbacks,
             handle: 0,
@@ -145,27 +154,21 @@ fn random_patch(random: &mut Random, number: usize, loaded: bool) -> NewPatch {
     if random.chance(20) {
         objects.reverse();
     }
-    let mut states = Vec::new();
-    for id in 1..3 {
-        if random.chance(12) {
-            let version = u32::try_from(random.below(2)).unwrap_or(0);
-            states.push(SystemState { id, version });
-        }
-    }
     NewPatch {
         name: format!("patch{number}"),
         replace: random.chance(45),
+        replace_set,
         objects,
-        states,
+        states: effects::random_states(random, replace_set),
         handle: 0,
     }
 }
 
 /// Positions 0 and 1 mean the same function, and so do two names of one address.
-fn random_func(random: &mut Random, number: usize, loaded: bool) -> Func {
+fn random_func(random: &mut Random, number: usize, loaded: bool, aliases: bool) -> Func {
     let mut func = func(0, number, loaded);
     func.old_sympos = random.below(2) as u64;
-    if loaded && random.chance(15) {
+    if loaded && aliases && random.chance(15) {
         func.old_name = format!("g{number}");
     }
     func
@@ -173,7 +176,7 @@ fn random_func(random: &mut Random, number: usize, loaded: bool) -> Func {
 
 fn random_operation(random: &mut Random, patches: usize) -> Operation {
     let patch = random.below(patches);
-    match random.below(40) {
+    match random.below(41) {
         0..3 => Operation::Register(patch),
         3..10 => Operation::Enable(patch, random.chance(40)),
         10..16 => Operation::Disable(patch, random.chance(40)),
@@ -182,6 +185,7 @@ fn random_operation(random: &mut Random, patches: usize) -> Operation {
         23..26 => Operation::Unload(patch),
         26 => Operation::Cancel(patch),
         27 => Operation::Veto(random.below(2)),
+        40 => Operation::VetoState(random.below(4)),
         28 => Operation::Assent,
         29..32 => Operation::Take(random.below(FUNCTIONS), random.chance(70)),
         32 => Operation::GiveBack,
@@ -252,6 +256,13 @@ impl<'a> Run<'a> {
             Operation::Veto(object) => {
                 let callbacks = forecast::pre_patches(self.loads, object);
                 self.process.returns.extend(callbacks.map(|at| (at, -19)));
+                Ok(())
+            }
+            Operation::VetoState(number) => {
+                let id = effects::FOLLOWED + number as u64;
+                let callbacks =
+                    (0..=self.loads).filter_map(|load| effects::callbacks_of(load, id).pre_patch);
+                self.process.returns.extend(callbacks.map(|at| (at, -17)));
                 Ok(())
             }
             Operation::Assent => {
@@ -348,7 +359,7 @@ impl<'a> Run<'a> {
         self.loads += 1;
         let load = self.process.libraries.load(LIBRARY);
         let patch = loaded_as(&self.plan.patches[number], self.loads, load);
-        let expected = forecast::register(&self.process, &patch.name);
+        let expected = forecast::register(&self.process, &patch);
         let before = self.state.clone();
         let result = Driver::new(&mut self.state, &mut self.process).register(patch.clone());
         self.settle_accounts(&result)?;
@@ -447,6 +458,7 @@ impl<'a> Run<'a> {
         }
         if phase.is_none() {
             self.process.check_stages()?;
+            self.process.check_effects()?;
         }
         Ok(())
     }
@@ -465,11 +477,21 @@ impl<'a> Run<'a> {
         self.finish()?;
         let names =
             |state: &State| -> Vec<String> { state.patches().map(|p| p.name.clone()).collect() };
+        let mut staying = 0;
         for name in names(&self.state).iter().rev() {
             let enabled = self.state.find(name).is_some_and(|p| p.enabled);
-            if enabled {
+            if enabled && forecast::is_irrevocable(&self.process, name) {
+                let refused =
+                    Driver::new(&mut self.state, &mut self.process).disable(name, Order::Any);
+                if refused.is_ok() {
+                    return Err(format!("{name} was disabled"));
+                }
+                staying += 1;
+            } else if enabled {
+                // One that stays may change the same functions.
+                let order = order(staying > 0);
                 let progress = Driver::new(&mut self.state, &mut self.process)
-                    .disable(name, Order::Reverse)
+                    .disable(name, order)
                     .map_err(|error| error.to_string())?;
                 if progress != Progress::Complete {
                     return Err(format!("disabling {name}: {progress:?}"));
@@ -477,14 +499,18 @@ impl<'a> Run<'a> {
                 self.check()?;
             }
         }
-        if self.process.redirected() != 0 || !self.process.model.settled().is_empty() {
+        let is_left = self.process.redirected() != 0 && staying == 0;
+        if is_left || self.process.model.settled().len() != staying {
             return Err("functions stay redirected".to_owned());
         }
         for name in names(&self.state) {
-            let forced = self.state.find(&name).is_some_and(|p| p.forced);
+            let patch = self.state.find(&name);
+            let stays = patch.is_some_and(|p| p.forced || p.enabled);
             let result = Driver::new(&mut self.state, &mut self.process).unload(&name);
-            if result.is_ok() == forced {
-                return Err(format!("unloading {name}, forced {forced}: {result:?}"));
+            if result.is_ok() == stays {
+                return Err(format!(
+                    "unloading {name}, which stays: {stays}: {result:?}"
+                ));
             }
         }
         check_log(&self.state.log)
@@ -511,6 +537,7 @@ fn order(any: bool) -> Order {
 /// The patch with the addresses of its `load`.
 fn loaded_as(patch: &NewPatch, load: u64, library: u64) -> NewPatch {
     let mut patch = patch.clone();
+    effects::relocate(&mut patch, load);
     for (index, object) in patch.objects.iter_mut().enumerate() {
         object.loaded = library != 0 || object.name.is_none();
         object.load = library;

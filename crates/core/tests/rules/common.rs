@@ -59,6 +59,7 @@ impl Rig {
         NewPatch {
             name: name.to_owned(),
             replace,
+            replace_set: 0,
             objects: objects.iter().enumerate().map(object).collect(),
             states: Vec::new(),
             handle: 0,
@@ -85,10 +86,7 @@ impl Rig {
         states: &[(u64, u32)],
     ) -> PatchId {
         let mut patch = self.patch(name, replace, &[Obj("", function, false)]);
-        let state = |(id, version): &(u64, u32)| SystemState {
-            id: *id,
-            version: *version,
-        };
+        let state = |(id, version): &(u64, u32)| SystemState::plain(*id, *version);
         patch.states = states.iter().map(state).collect();
         self.register_patch(patch).unwrap()
     }

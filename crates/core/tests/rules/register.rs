@@ -56,10 +56,10 @@ fn unfit_patches_are_refused() {
         p.objects[0].funcs[0].old = Some(engraft_core::Code::new(0x10, 8))
     });
     case(22, &|p| {
-        p.states = vec![engraft_core::SystemState { id: 0, version: 0 }]
+        p.states = vec![engraft_core::SystemState::plain(0, 0)]
     });
     case(22, &|p| {
-        p.states = vec![engraft_core::SystemState { id: 3, version: 0 }; 2]
+        p.states = vec![engraft_core::SystemState::plain(3, 0); 2]
     });
     for (index, (errno, patch)) in cases.into_iter().enumerate() {
         let error = rig.register_patch(patch).unwrap_err();

@@ -387,7 +387,7 @@ fn find_call(state: &State, watched: &Watched<'_>) -> (u64, u64) {
     let phase = state.transition.as_ref().map(|t| &t.phase);
     match phase {
         Some(Phase::Calling(call))
-            if call.patch == watched.patch.id && call.object == watched.index =>
+            if call.patch == watched.patch.id && call.object() == Some(watched.index) =>
         {
             let kind = match call.kind {
                 CallbackKind::PrePatch => 0,

@@ -12,3 +12,4 @@ mod refusals;
 mod replace;
 mod scene;
 mod states;
+mod upkeep;
