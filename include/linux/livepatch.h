@@ -4,6 +4,7 @@
 #define ENGRAFT_LINUX_LIVEPATCH_H
 
 #include <linux/compiler.h>
+#include <linux/gfp.h>
 #include <linux/module.h>
 #include <linux/types.h>
 

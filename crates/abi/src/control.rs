@@ -5,7 +5,7 @@
 pub const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"engraft\0");
 
 /// Version of every layout in this crate.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Upper bound of patches that a target can hold at once, replaced ones included.
 pub const MAX_PATCHES: usize = 256;

@@ -59,6 +59,8 @@ pub struct ModuleRequest<'a> {
     pub hooks: &'a [PathBuf],
     /// Flags that hooks are compiled with, such as `-I` for the program's own headers.
     pub hook_flags: &'a [OsString],
+    /// The set of patches that it replaces; 0 is the one of patches that name none.
+    pub replace_set: u32,
     /// The running executable or library, if the module is to be bound to its build-id.
     pub made_for: Option<&'a Path>,
     /// The file to write; its name without extension becomes the module's name.
@@ -99,6 +101,6 @@ fn report_changes(program: &Program, request: &ModuleRequest<'_>) -> Result<Repo
     let extracted = extract::extract(program, &changes, request.library.clone())?;
     report.add_extracted(&extracted);
     report.once = once::find_once(program, &changes)?;
-    assemble::assemble(&extracted, hooks.as_ref(), request.made_for, request.output)?;
+    assemble::assemble(&extracted, hooks.as_ref(), request)?;
     Ok(report)
 }

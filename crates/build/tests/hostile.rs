@@ -73,6 +73,7 @@ impl Sample {
             library: None,
             hooks: &[],
             hook_flags: &[],
+            replace_set: 0,
             made_for: None,
             output: &self.path("hostile.lp"),
         })
@@ -208,6 +209,7 @@ fn files_that_are_no_objects_are_refused_by_name() {
         library: None,
         hooks: &[],
         hook_flags: &[],
+        replace_set: 0,
         made_for: None,
         output: &sample.path("hostile.lp"),
     });

@@ -116,6 +116,9 @@ pub(crate) struct BuildArguments {
     /// Define a macro for hooks
     #[arg(short = 'D', value_name = "NAME[=VALUE]", requires = "hooks")]
     pub(crate) define: Vec<String>,
+    /// Replace only patches of this set, and be replaced only by them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) replace_set: u32,
     /// Bind the module to the build-id of this executable or library
     #[arg(long = "for", value_name = "PATH")]
     pub(crate) made_for: Option<PathBuf>,

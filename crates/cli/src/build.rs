@@ -39,6 +39,7 @@ pub(crate) fn run(arguments: &BuildArguments, output: &Output) -> Result<Verdict
         library: library_name(&arguments.target),
         hooks: &arguments.hooks,
         hook_flags: &preprocessor_flags(&arguments.include, &arguments.define),
+        replace_set: arguments.replace_set,
         made_for: arguments.made_for.as_deref(),
         output: &arguments.output,
     })

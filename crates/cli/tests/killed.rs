@@ -46,7 +46,13 @@ struct Report {
     /// By patch: how often pre_patch, post_patch, pre_unpatch, post_unpatch, init and exit
     /// ran since the last report.
     events: [[i64; 6]; 2],
+    /// By patch: how far its state is, and the shadow variables that the state owns.
+    states: [[i64; 2]; 2],
 }
+
+/// A state that is not there, and one that is.
+const ABSENT: [i64; 2] = [0, 0];
+const PRESENT: [i64; 2] = [2, 1];
 
 const NOTHING: [i64; 6] = [0; 6];
 
@@ -128,6 +134,7 @@ impl Scene {
             cut: number(9),
             version: number(1),
             events: [events(0), events(1)],
+            states: [[number(24), number(27)], [number(25), number(28)]],
         }
     }
 
@@ -166,7 +173,8 @@ impl Scene {
             }
             self.run(&["unload", name]);
         }
-        assert_eq!(self.report().version, 0);
+        let report = self.report();
+        assert_eq!((report.version, report.states), (0, [ABSENT, ABSENT]));
         assert_eq!(self.status()["patches"], Value::Array(Vec::new()));
         assert!(
             code_of(self.program.pid()) == self.code,
@@ -345,6 +353,12 @@ impl Case {
         assert_eq!(report.version, by_status, "{what}: {said}");
         let end = (report.version, report.events);
         assert!(self.ends.contains(&end), "{what}: {report:?} after: {said}");
+        let states = match report.version {
+            1 => [PRESENT, ABSENT],
+            2 => [ABSENT, PRESENT],
+            _ => [ABSENT, ABSENT],
+        };
+        assert_eq!(report.states, states, "{what}: {report:?} after: {said}");
         assert!(report.cut <= i64::from(was_killed), "{what}: {report:?}");
         if self.lingering {
             assert_eq!(scene.program.ask("leave"), "outside");

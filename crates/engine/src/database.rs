@@ -23,7 +23,7 @@ use crate::sound;
 use crate::space::Span;
 
 /// Version of the serialized form; a tool refuses any other.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// A state beyond this is not read: no sane target has one, a hostile one may claim it.
 const MAX_STATE: u64 = 64 << 20;

@@ -26,7 +26,10 @@ fn a_livepatch_tells_what_it_declares() {
         panic!("{patches:?}");
     };
     assert!(patch.replace);
-    assert_eq!(patch.states, [(7, 3)]);
+    let [state] = &patch.states[..] else {
+        panic!("{:?}", patch.states);
+    };
+    assert_eq!((state.id, state.version), (7, 3));
     assert!(patch.settled);
     let [program, library] = &patch.objects[..] else {
         panic!("{patch:?}");

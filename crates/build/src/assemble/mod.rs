@@ -10,6 +10,7 @@ use engraft_module::{CompileRequest, PRE_CODE_SECTION, PatchModule, PreCode, com
 use object::write::Object;
 use object::{Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind};
 
+use crate::ModuleRequest;
 use crate::error::{BuildError, Context as _};
 use crate::extract::Extracted;
 pub(crate) use hooks::Hooks;
@@ -23,8 +24,7 @@ pub(crate) use hooks::Hooks;
 pub(crate) fn assemble(
     extracted: &Extracted,
     hooks: Option<&Hooks>,
-    made_for: Option<&Path>,
-    output: &Path,
+    request: &ModuleRequest<'_>,
 ) -> Result<PatchModule, BuildError> {
     let work = tempfile::Builder::new()
         .prefix("engraft-build-")
@@ -47,15 +47,15 @@ pub(crate) fn assemble(
     write(&path, &wrap_pre_code(&pre_code)?)?;
     objects.push(path);
     let path = place("patch.c");
-    let text = source::describe_patch(extracted);
+    let text = source::describe_patch(extracted, request.replace_set);
     write(&path, text.as_bytes())?;
     objects.extend(hooks.map(|hooks| hooks.object().to_owned()));
     let compiled = compile(&CompileRequest {
         sources: vec![path],
         objects,
-        output: output.to_owned(),
+        output: request.output.to_owned(),
         flags: Vec::new(),
-        made_for: made_for.into_iter().map(Path::to_owned).collect(),
+        made_for: request.made_for.into_iter().map(Path::to_owned).collect(),
     });
     compiled
         .map(|compiled| compiled.module)

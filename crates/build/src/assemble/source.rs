@@ -8,7 +8,7 @@ use crate::extract::Extracted;
 const CALLBACKS: [&str; 4] = ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch"];
 
 /// C text that declares the patch and enables it.
-pub(super) fn describe_patch(extracted: &Extracted) -> String {
+pub(super) fn describe_patch(extracted: &Extracted, replace_set: u32) -> String {
     let mut text = String::from("#include <linux/livepatch.h>\n#include <linux/module.h>\n\n");
     for replaced in &extracted.replaced {
         let _ = writeln!(text, "extern char {}[];", replaced.symbol);
@@ -36,6 +36,7 @@ pub(super) fn describe_patch(extracted: &Extracted) -> String {
             "__attribute__((weak)) {result} engraft_{callback}(struct klp_object *object);"
         );
     }
+    text += "extern __attribute__((weak)) struct klp_state engraft_states[];\n";
     text += "\nstatic struct klp_object objects[] = {\n\t{\n";
     if let Some(name) = &extracted.pre_code.name {
         let _ = writeln!(text, "\t\t.name = \"{}\",", escape(name));
@@ -50,7 +51,9 @@ pub(super) fn describe_patch(extracted: &Extracted) -> String {
          static struct klp_patch patch = {{\n\
          \t.mod = THIS_MODULE,\n\
          \t.objs = objects,\n\
+         \t.states = engraft_states,\n\
          \t.replace = true,\n\
+         \t.replace_set = {replace_set},\n\
          }};\n\n\
          static int enable(void)\n{{\n\treturn klp_enable_patch(&patch);\n}}\n\n\
          static void leave(void)\n{{\n}}\n\n\

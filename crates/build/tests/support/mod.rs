@@ -89,6 +89,7 @@ macro_rules! each_fixture {
             signature: "signature.c";
             source_paths: "source_paths.c";
             split_function: "split_function.c";
+            state_in_hook: "state_in_hook.c";
             static_local: "static_local.c";
             static_local_several: "static_local_several.c";
             static_local_uncertain: "static_local_uncertain.c";
@@ -380,6 +381,7 @@ pub fn build(fixture: &Fixture, flags: &str) -> Built {
         sources: None,
         library: fixture.library().map(|_| LIBRARY.to_owned()),
         hook_flags: &[],
+        replace_set: 0,
         hooks: &fixture.hooks(),
         made_for: None,
         output: &output,

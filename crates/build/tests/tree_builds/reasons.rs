@@ -94,6 +94,7 @@ fn reasons(before: &Built, after: &Built, project: &Project) -> BTreeMap<String,
         library: None,
         hooks: &[],
         hook_flags: &[],
+        replace_set: 0,
         made_for: None,
         output: &project.path("fix.lp"),
     });

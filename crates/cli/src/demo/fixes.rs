@@ -79,6 +79,7 @@ impl Fix {
             library: None,
             hooks: &[],
             hook_flags: &[],
+            replace_set: 0,
             made_for: None,
             output: &self.file(directory),
         })
