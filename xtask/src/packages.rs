@@ -27,6 +27,7 @@ const NEEDED: &[&str] = &[
     "libunwind-14-dev",
     "libtool-bin",
     "linux-headers-amd64",
+    "linux-perf",
     "lld",
     "make",
     "meson",

@@ -76,7 +76,7 @@ pub(crate) enum Command {
     },
     /// Print the livepatch log of a process or the kernel
     Log(LogArguments),
-    /// Write a symbol file with which a debugger sees patches and unwinds through them
+    /// Let gdb or perf name patched functions and unwind through them
     Symbols(SymbolsArguments),
     /// Patch a bundled server under load, step by step
     Demo,
@@ -257,9 +257,20 @@ pub(crate) struct LogArguments {
 pub(crate) struct SymbolsArguments {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// The file to write
+    #[command(flatten)]
+    pub(crate) reader: SymbolReader,
+}
+
+/// Who is to see patches.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SymbolReader {
+    /// Write a symbol file for gdb
     #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    pub(crate) output: Option<PathBuf>,
+    /// Make perf see patches in what it has recorded of the process
+    #[arg(long, value_name = "PERF.DATA")]
+    pub(crate) perf: Option<PathBuf>,
 }
 
 /// A patch's name as it is typed: `-` is as good as `_`, as for rmmod(8).

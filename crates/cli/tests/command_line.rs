@@ -44,7 +44,7 @@ Commands:
   pin      Keep a livepatch of the kernel to be loaded again whenever that kernel is booted
   unpin    Forget the livepatch that is pinned for a kernel; what is loaded stays loaded
   log      Print the livepatch log of a process or the kernel
-  symbols  Write a symbol file with which a debugger sees patches and unwinds through them
+  symbols  Let gdb or perf name patched functions and unwind through them
   demo     Patch a bundled server under load, step by step
 
 Options:

@@ -33,4 +33,4 @@ pub use object_file::{ObjectFile, ObjectKind};
 pub use symbol::{Binding, Symbol, SymbolKind};
 pub use symbol_file::{FileSection, Identity, SymbolFile};
 pub use symbol_table::SymbolTable;
-pub use written::NewSymbolFile;
+pub use written::{CodeFile, NewCodeFile, NewSymbolFile};

@@ -25,12 +25,7 @@ use crate::status::load_quietly;
 /// ESRCH, EPERM, ENOEXEC; ENOENT when nothing has been loaded.
 pub fn read_symbol_file(pid: i32) -> Result<Vec<u8>, Error> {
     let process = Attached::look(pid)?;
-    let Some((state, records)) = load_quietly(&process)? else {
-        let context = format!("process {pid}");
-        let message = "nothing has been loaded into it, so a debugger sees all there is";
-        return Err(Error::other(context, Errno::ENOENT, message)
-            .with_help("load a patch first, or give the right process"));
-    };
+    let (state, records) = load_patched(&process)?;
     let code = records.arenas.iter().enumerate();
     let code = code.map(|(index, arena)| {
         let span = arena.executable.span();
@@ -44,8 +39,18 @@ pub fn read_symbol_file(pid: i32) -> Result<Vec<u8>, Error> {
     Ok(file.to_bytes())
 }
 
+/// What is known of a process into which something has been loaded.
+pub(crate) fn load_patched(process: &Attached) -> Result<(State, Records), Error> {
+    load_quietly(process)?.ok_or_else(|| {
+        let context = format!("process {}", process.pid);
+        let message = "nothing has been loaded into it, so a debugger sees all there is";
+        Error::other(context, Errno::ENOENT, message)
+            .with_help("load a patch first, or give the right process")
+    })
+}
+
 /// The functions of modules; replacements by the names of what they replace.
-fn list_functions(state: &State, records: &Records) -> Vec<(String, Range<u64>)> {
+pub(crate) fn list_functions(state: &State, records: &Records) -> Vec<(String, Range<u64>)> {
     let patches = state.stack.iter().chain(&state.replaced);
     let funcs = patches
         .flat_map(|patch| &patch.objects)
@@ -70,7 +75,8 @@ fn list_functions(state: &State, records: &Records) -> Vec<(String, Range<u64>)>
     listed
 }
 
-fn read_frames(process: &Attached, records: &Records) -> Vec<Section> {
+/// The call frame information of modules, thunks and the runtime.
+pub(crate) fn read_frames(process: &Attached, records: &Records) -> Vec<Section> {
     let spans = records.frames.iter().map(|frames| frames.section());
     let spans = spans.chain(records.runtime.eh_frame);
     spans
@@ -85,6 +91,6 @@ fn read_frames(process: &Attached, records: &Records) -> Vec<Section> {
         .collect()
 }
 
-fn range(span: Span) -> Range<u64> {
+pub(crate) fn range(span: Span) -> Range<u64> {
     span.start..span.end()
 }

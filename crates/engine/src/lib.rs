@@ -30,6 +30,7 @@ mod migrate;
 mod objects;
 mod params;
 mod preview;
+mod profiling;
 mod redirect;
 mod sound;
 mod space;
@@ -41,10 +42,12 @@ mod unloading;
 pub use check::{CheckReport, CheckedFunction, check};
 pub use debugging::read_symbol_file;
 pub use engine::Engine;
+pub use engraft_elf::CodeFile;
 pub use engraft_process::find_by_executable as find_processes;
 pub use error::{Error, Kind};
 pub use loading::LoadRequest;
 pub use log::{LogLine, read_log};
+pub use profiling::{MappedCode, read_mapped_code};
 pub use status::{
     BlockerStatus, Direction, FunctionStatus, ObjectStatus, PatchState, PatchStatus, StateStatus,
     Status, TransitionStatus, read_status,

@@ -13,7 +13,7 @@ use crate::attached::Attached;
 use crate::database::Records;
 use crate::error::Error;
 use crate::objects::{LoadedObject, Objects};
-use crate::redirect::add_module_stubs;
+use crate::redirect::module_stubs;
 use crate::space::Span;
 
 /// Functions that threads start in; their frames have no caller.
@@ -101,7 +101,9 @@ impl Stacks {
                     starts_threads: false,
                 },
             );
-            add_module_stubs(code, &module.name, stubs);
+            if let Some(stubs) = module_stubs(&module.name, stubs) {
+                let _ = code.add_fixed(stubs);
+            }
         }
         for entry in records.entries.values() {
             entry.add_to(code);

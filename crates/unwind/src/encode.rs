@@ -67,7 +67,7 @@ fn encode_uleb128(mut number: u32, into: &mut Vec<u8>) {
 }
 
 /// Length, identification and contents, filled up to a multiple of 8 bytes.
-fn encode_record(identification: u32, contents: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_record(identification: u32, contents: &[u8]) -> Vec<u8> {
     let length = (8 + contents.len()).next_multiple_of(8) - 4;
     let mut record = (length as u32).to_le_bytes().to_vec();
     record.extend(identification.to_le_bytes());

@@ -14,6 +14,8 @@ mod cfi;
 mod code_map;
 mod cursor;
 mod debug_frame;
+mod descriptions;
+mod eh_frame;
 mod encode;
 mod exception_table;
 mod expression;
@@ -32,6 +34,7 @@ mod walk;
 pub use cfi::{Cfi, CfiError, CfiErrorKind, ExceptionHandling, Section};
 pub use code_map::{CodeMap, CodeMapError, CodeMapErrorKind, CodeObject};
 pub use debug_frame::encode_debug_frame;
+pub use eh_frame::{EhFrame, encode_eh_frame};
 pub use engraft_elf::{ReadMemory, Unreadable};
 pub use exception_table::{
     Action, CallRange, ExceptionTable, ExceptionTableError, Place, TypeField,

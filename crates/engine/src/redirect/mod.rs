@@ -134,23 +134,31 @@ impl Entry {
 
     /// Tells an unwinder about the code that belongs to the entry.
     pub(crate) fn add_to(&self, code: &mut CodeMap) {
-        let name = self.name.as_str();
-        add_fixed(
-            code,
-            format!("router of {name}"),
-            self.router,
-            &[Row::at_entry()],
-        );
-        self.add_copy_to(code);
-        for thunk in &self.thunks {
-            let _ = code.add_fixed(thunk.layout(name));
+        for stub in self.stubs() {
+            let _ = code.add_fixed(stub);
         }
+        self.add_copy_to(code);
     }
 
-    /// The displaced prologue: its instructions unwind as the original's; at a jump that
-    /// stands for a call the stack is as at the callee's first instruction.
+    /// Its stubs, and the jumps in the displaced prologue that stand for calls: there the
+    /// stack is as at the callee's first instruction.
+    pub(crate) fn stubs(&self) -> Vec<Fixed> {
+        let router = plain(format!("router of {}", self.name), self.router);
+        let calls = self.calls.iter();
+        let calls = calls.filter(|call| call.size > 0);
+        let calls = calls.map(|call| plain(self.copy_name(), *call));
+        let thunks = self.thunks.iter().map(|thunk| thunk.layout(&self.name));
+        [router].into_iter().chain(calls).chain(thunks).collect()
+    }
+
+    /// What to call the displaced prologue.
+    pub(crate) fn copy_name(&self) -> String {
+        format!("displaced prologue of {}", self.name)
+    }
+
+    /// The displaced prologue but for its calls: its instructions unwind as the original's.
     fn add_copy_to(&self, code: &mut CodeMap) {
-        let name = format!("displaced prologue of {}", self.name);
+        let name = self.copy_name();
         let mut start = self.copy.start;
         let end = Span {
             start: self.copy.end(),
@@ -172,9 +180,6 @@ impl Entry {
                 range: start..call.start,
                 entries,
             });
-            if call.size > 0 {
-                add_fixed(code, name.clone(), *call, &[Row::at_entry()]);
-            }
             start = call.end();
         }
     }
@@ -190,7 +195,12 @@ impl Thunk {
 impl Selector {
     /// Tells an unwinder about the selector.
     pub(crate) fn add_to(&self, code: &mut CodeMap) {
-        add_fixed(code, "selector".to_owned(), self.span, &self.rows);
+        let _ = code.add_fixed(self.layout());
+    }
+
+    /// How it unwinds.
+    pub(crate) fn layout(&self) -> Fixed {
+        fixed("selector".to_owned(), self.span, &self.rows)
     }
 }
 
@@ -206,8 +216,9 @@ impl Row {
     }
 }
 
-fn add_fixed(code: &mut CodeMap, name: String, span: Span, rows: &[Row]) {
-    let _ = code.add_fixed(fixed(name, span, rows));
+/// A stub that leaves the stack alone.
+fn plain(name: String, span: Span) -> Fixed {
+    fixed(name, span, &[Row::at_entry()])
 }
 
 fn fixed(name: String, span: Span, rows: &[Row]) -> Fixed {
@@ -231,15 +242,8 @@ fn fixed(name: String, span: Span, rows: &[Row]) -> Fixed {
 }
 
 /// Stubs of calls out of a patch module: plain jumps, as a router is.
-pub(crate) fn add_module_stubs(code: &mut CodeMap, module: &str, span: Span) {
-    if span.size > 0 {
-        add_fixed(
-            code,
-            format!("call stubs of {module}"),
-            span,
-            &[Row::at_entry()],
-        );
-    }
+pub(crate) fn module_stubs(module: &str, span: Span) -> Option<Fixed> {
+    (span.size > 0).then(|| plain(format!("call stubs of {module}"), span))
 }
 
 /// An entry with its code in `code`, as tests of those who keep it need one.
