@@ -181,11 +181,12 @@ fn loading_and_what_status_list_and_log_say() {
     let beside = &status["patches"][0];
     expect_fields(
         beside,
-        "enabled forced name objects refcnt replace stack_order state transition",
+        "enabled forced name objects refcnt replace replace_set stack_order state states transition",
     );
     let expected = serde_json::json!({
         "name": "beside", "state": "enabled", "enabled": true, "transition": false,
-        "replace": false, "forced": false, "refcnt": 1, "stack_order": 1,
+        "replace": false, "replace_set": 0, "forced": false, "refcnt": 1, "stack_order": 1,
+        "states": [],
         "objects": [
             { "name": "target", "patched": true, "loaded": true,
               "functions": [{ "name": "first", "sympos": 1, "nop": false }] },
