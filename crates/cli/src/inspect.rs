@@ -1,17 +1,19 @@
 //! The inspect command: what a patch module changes and needs.
 
-use std::path::Path;
-
 use engraft_module::{DeclaredObject, DeclaredPatch, DeclaredState, PatchModule};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Verdict};
+use crate::kernel;
 use crate::module_file::ModuleFile;
 use crate::output::Output;
 use crate::render::printable;
 
-pub(crate) fn run(file: &Path, output: &Output) -> Result<Verdict, Failure> {
-    let module = ModuleFile::read(file)?.parse()?;
+pub(crate) fn run(file: &ModuleFile, output: &Output) -> Result<Verdict, Failure> {
+    if let Some(module) = kernel::find_module(file) {
+        return kernel::inspect(&module, file, output);
+    }
+    let module = file.parse()?;
     if output.json {
         output.object(&to_json(&module));
     } else {

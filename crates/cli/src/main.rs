@@ -31,6 +31,7 @@ use clap::Parser;
 
 use arguments::{Arguments, Command};
 use failure::{Failure, Verdict};
+use module_file::ModuleFile;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
     match command {
         Command::Build(arguments) => build::run(&arguments, output),
         Command::Cc(arguments) => compile::run(&arguments, output),
-        Command::Inspect { file } => inspect::run(&file, output),
+        Command::Inspect { file } => inspect::run(&ModuleFile::read(&file)?, output),
         Command::Check(arguments) if arguments.target.kernel => kernel::check(&arguments, output),
         Command::Check(arguments) => check::run(&arguments, output),
         Command::Load(arguments) if arguments.target.kernel => kernel::load(&arguments, output),

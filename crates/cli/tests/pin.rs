@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Command;
 
 use object::write::Object;
@@ -65,6 +66,42 @@ fn what_is_no_livepatch_module_is_refused() {
         let found = answer.get("errno").and_then(|errno| errno.as_str());
         assert_eq!(found.unwrap_or_default(), errno, "{answer}");
     }
+}
+
+#[test]
+fn a_kernel_module_is_told_from_one_for_processes() {
+    let workshop = Workshop::new();
+    let write = |name: &str, info: &[u8]| {
+        let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
+        let section =
+            object.add_section(Vec::new(), b".modinfo".to_vec(), SectionKind::ReadOnlyData);
+        object.append_section_data(section, info, 1);
+        let path = workshop.path(name);
+        std::fs::write(&path, object.write().unwrap()).unwrap();
+        path
+    };
+    let kernels = write("fix.ko", b"name=fix\0livepatch=Y\0vermagic=6.1.0 SMP \0");
+    let process = write("fix.lp", b"name=fix\0livepatch=Y\0");
+    let run = |words: &[&str], file: &Path| engraft().args(words).arg(file).output().unwrap();
+    let output = run(&["inspect"], &kernels);
+    assert!(output.status.success(), "{output:?}");
+    assert!(stdout(&output).starts_with("module 'fix' for Linux 6.1.0\n"));
+    let output = run(&["inspect", "--json"], &kernels);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["release"], "6.1.0");
+    assert_eq!(answer["info"][1], serde_json::json!(["livepatch", "Y"]));
+    let output = run(&["load", "--pid", "1"], &kernels);
+    let text = stderr(&output);
+    assert!(
+        text.contains("a module for Linux '6.1.0 SMP'; load it with --kernel"),
+        "{text}"
+    );
+    let output = run(&["pin", "--kernel"], &process);
+    let text = stderr(&output);
+    assert!(
+        text.contains("'engraft cc'") && text.contains("is for processes"),
+        "{text}"
+    );
 }
 
 /// Each line of the unit is a comment, a section, or a setting.

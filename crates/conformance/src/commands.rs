@@ -36,6 +36,19 @@ const STORY: &[Act] = &[
         &[],
     ),
     Engraft("load /modules/conf_core.ko", 1, &["EINVAL", "insmod"], &[]),
+    Engraft(
+        "check /modules/foreign.ko",
+        1,
+        &["it was built for Linux 9", "and this is"],
+        &["is loaded"],
+    ),
+    // With CONFIG_MODVERSIONS, Debian's kernel would take it.
+    Engraft(
+        "load /modules/foreign.ko",
+        1,
+        &["ENOEXEC", "it was built for Linux 9"],
+        &[],
+    ),
     Engraft("load /modules/absent.ko", 1, &["absent.ko"], &[]),
     Engraft("load /modules/conf_p0.ko --no-enable", 1, &["EINVAL"], &[]),
     Engraft("disable conf_p0", 1, &["ENOENT", "load it first"], &[]),

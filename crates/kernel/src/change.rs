@@ -22,8 +22,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// EINVAL for a module that is no livepatch, and those of finit_module(2), with what the
-    /// kernel has logged.
+    /// EINVAL for a module that is no livepatch, ENOEXEC for one that was built for another
+    /// kernel, and those of finit_module(2), with what the kernel has logged.
     pub fn load(
         &self,
         path: &Path,
@@ -46,6 +46,10 @@ impl Kernel {
             let reason = "it is not marked as a livepatch module";
             return Err(Error::new(context, Errno::EINVAL, reason)
                 .with_help("load other modules with insmod"));
+        }
+        if let Some(reason) = self.find_mismatch(module) {
+            return Err(Error::new(context, Errno::ENOEXEC, reason)
+                .with_help("build it for the kernel that runs, or boot the one that it is for"));
         }
         let mut text = String::new();
         for (name, value) in parameters {

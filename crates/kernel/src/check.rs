@@ -10,13 +10,7 @@ impl Kernel {
         if !module.livepatch {
             problems.push("it is not marked as a livepatch module".to_owned());
         }
-        let release = read_release(&self.root).unwrap_or_default();
-        let made_for = module.release();
-        if !release.is_empty() && made_for != release {
-            problems.push(format!(
-                "it was built for Linux {made_for}, and this is {release}"
-            ));
-        }
+        problems.extend(self.find_mismatch(module));
         if self.module_directory(&module.name).is_dir() {
             problems.push(format!(
                 "a module '{}' is loaded; unload it first",
@@ -30,5 +24,15 @@ impl Kernel {
             ));
         }
         problems
+    }
+
+    /// Why a module does not belong to the running kernel. A kernel that compares versions of
+    /// symbols (CONFIG_MODVERSIONS) takes one of another release if those are alike; but what a
+    /// livepatch replaces is the source of one release.
+    pub(crate) fn find_mismatch(&self, module: &KernelModule) -> Option<String> {
+        let running = read_release(&self.root).ok()?;
+        let release = module.release();
+        (release != running)
+            .then(|| format!("it was built for Linux {release}, and this is {running}"))
     }
 }

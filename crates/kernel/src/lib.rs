@@ -8,6 +8,7 @@
 
 mod change;
 mod check;
+mod contents;
 mod error;
 mod log;
 mod module;
@@ -17,6 +18,7 @@ mod tasks;
 
 use std::path::{Path, PathBuf};
 
+pub use contents::{Contents, Need};
 pub use error::Error;
 pub use log::LogLine;
 pub use module::KernelModule;

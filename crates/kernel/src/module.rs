@@ -1,7 +1,7 @@
 //! Module files (`.ko`).
 
 use nix::errno::Errno;
-use object::{Object as _, ObjectSection as _};
+use object::{File, Object as _, ObjectSection as _};
 
 use crate::Error;
 
@@ -31,28 +31,50 @@ impl KernelModule {
     ///
     /// ENOEXEC when it is none.
     pub fn parse(bytes: &[u8], file_name: &str) -> Result<Self, Error> {
+        let file = parse_file(bytes, file_name)?;
         let refuse = |reason: &str| Error::new(file_name, Errno::ENOEXEC, reason);
-        let file = object::File::parse(bytes).map_err(|_| {
-            refuse("it is no kernel module")
-                .with_help("give the .ko file; decompress it first if it is a .ko.xz or .ko.zst")
-        })?;
-        let read = |name| Some(file.section_by_name(name)?.data().ok()?.to_vec());
         let info =
-            read(".modinfo").ok_or_else(|| refuse("it is no kernel module: it has no .modinfo"))?;
-        let entries = info.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        let entries: Vec<String> = entries.map(|entry| entry.into_owned()).collect();
+            read_info(&file).ok_or_else(|| refuse("it is no kernel module: it has no .modinfo"))?;
         let value = |key: &str| {
-            let mut values = entries.iter().filter_map(|entry| entry.split_once('='));
-            values
+            let mut pairs = info.iter();
+            pairs
                 .find(|(name, _)| *name == key)
-                .map(|(_, value)| value.to_owned())
+                .map(|(_, value)| value.clone())
         };
+        let vermagic = value("vermagic").ok_or_else(|| {
+            refuse("it is no kernel module: it does not say which kernel it was built for")
+                .with_help("a module made by 'engraft cc' or 'engraft build' is for processes")
+        })?;
         let stem = file_name.strip_suffix(".ko").unwrap_or(file_name);
         Ok(Self {
             name: value("name").unwrap_or_else(|| stem.replace('-', "_")),
             livepatch: value("livepatch").is_some_and(|value| value == "Y"),
-            vermagic: value("vermagic").unwrap_or_default(),
-            build_id: read(".note.gnu.build-id"),
+            vermagic,
+            build_id: read_section(&file, ".note.gnu.build-id"),
         })
     }
+}
+
+pub(crate) fn parse_file<'a>(bytes: &'a [u8], file_name: &str) -> Result<File<'a>, Error> {
+    File::parse(bytes).map_err(|_| {
+        Error::new(file_name, Errno::ENOEXEC, "it is no kernel module")
+            .with_help("give the .ko file; decompress it first if it is a .ko.xz or .ko.zst")
+    })
+}
+
+/// The pairs of section `.modinfo`: zero-terminated texts of the form `name=value`.
+pub(crate) fn read_info(file: &File<'_>) -> Option<Vec<(String, String)>> {
+    let section = read_section(file, ".modinfo")?;
+    let entries = section
+        .split(|byte| *byte == 0)
+        .map(String::from_utf8_lossy);
+    let pairs = entries.filter_map(|entry| {
+        let (name, value) = entry.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    });
+    Some(pairs.collect())
+}
+
+fn read_section(file: &File<'_>, name: &str) -> Option<Vec<u8>> {
+    Some(file.section_by_name(name)?.data().ok()?.to_vec())
 }

@@ -1,7 +1,7 @@
 //! Tasks, and which of them a transition waits for.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::stack::Patch;
 use crate::{Kernel, directories};
@@ -43,27 +43,36 @@ impl Task {
 }
 
 impl Kernel {
+    /// Number of tasks.
+    #[must_use]
+    pub fn count_tasks(&self) -> u32 {
+        self.task_directories().count() as u32
+    }
+
     /// The tasks that have not been switched by the transition to or from `patch`.
     #[must_use]
     pub fn tasks(&self, patch: &Patch) -> Tasks {
         let wanted = if patch.enabled { "1" } else { "0" };
         let mut tasks = Tasks::default();
-        for (process, path) in directories(&self.proc()) {
-            if process.parse::<i32>().is_err() {
+        for (tid, path) in self.task_directories() {
+            let Ok(state) = read(&path, "patch_state") else {
                 continue;
-            }
-            for (tid, path) in directories(&path.join("task")) {
-                let (Ok(tid), Ok(state)) = (tid.parse(), read(&path, "patch_state")) else {
-                    continue;
-                };
-                tasks.total += 1;
-                // -1: it has begun to exist after the transition.
-                if !["-1", wanted].contains(&&*state) {
-                    tasks.left.push(read_task(tid, &path));
-                }
+            };
+            tasks.total += 1;
+            // -1: it has begun to exist after the transition.
+            if !["-1", wanted].contains(&&*state) {
+                tasks.left.push(read_task(tid, &path));
             }
         }
         tasks
+    }
+
+    fn task_directories(&self) -> impl Iterator<Item = (i32, PathBuf)> {
+        let processes = directories(&self.proc()).into_iter();
+        let tasks = processes
+            .filter(|(name, _)| name.parse::<i32>().is_ok())
+            .flat_map(|(_, path)| directories(&path.join("task")));
+        tasks.filter_map(|(name, path)| Some((name.parse().ok()?, path)))
     }
 }
 

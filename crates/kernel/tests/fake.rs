@@ -109,6 +109,7 @@ fn tasks_that_are_not_switched_are_named_with_their_function() {
     let patches = kernel.patches();
     let tasks = kernel.tasks(&patches[1]);
     assert_eq!(tasks.total, 3);
+    assert_eq!(kernel.count_tasks(), 4);
     let frames = ["schedule+0x12/0x40", "do_thing+0x1/0x2", "entry+0x3/0x4"];
     let wanted = Task {
         tid: 11,
@@ -146,7 +147,34 @@ fn what_is_not_there_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_module_for_another_kernel_is_refused_although_the_kernel_might_take_it() {
+    let root = tempfile::tempdir().expect("directory");
+    let kernel = kernel(root.path());
+    write(root.path(), "proc/sys/kernel/osrelease", "6.1.0-57-amd64\n");
+    let module = |vermagic: &str| KernelModule {
+        name: "fix".to_owned(),
+        livepatch: true,
+        vermagic: vermagic.to_owned(),
+        build_id: None,
+    };
+    let foreign = module("6.1.0-56-amd64 SMP modversions ");
+    let said = "it was built for Linux 6.1.0-56-amd64, and this is 6.1.0-57-amd64";
+    assert_eq!(kernel.check(&foreign), [said]);
+    let error = kernel
+        .load(Path::new("/dev/null"), &foreign, &[])
+        .expect_err("another kernel's");
+    assert_eq!(error.errno(), Errno::ENOEXEC);
+    assert!(error.to_string().ends_with(said), "{error}");
+    assert!(
+        kernel
+            .check(&module("6.1.0-57-amd64 SMP modversions "))
+            .is_empty()
+    );
+}
+
+#[test]
 fn files_that_are_no_modules_are_refused() {
+    // It has no section .modinfo.
     let program = fs::read("/proc/self/exe").expect("this program");
     for bytes in [&b"text"[..], &program] {
         let error = KernelModule::parse(bytes, "fix.ko").expect_err("no module");

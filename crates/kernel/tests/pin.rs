@@ -145,7 +145,7 @@ fn modules_that_cannot_be_pinned_are_refused() {
     let host = Host::new();
     for (info, said) in [
         ("name=fix\0vermagic=6.1.0 \0", "modules-load.d"),
-        ("name=fix\0livepatch=Y\0", "no kernel release"),
+        ("name=fix\0livepatch=Y\0vermagic=\0", "no kernel release"),
         (
             "name=fix\0livepatch=Y\0vermagic=../6.1 \0",
             "no kernel release",

@@ -19,6 +19,9 @@ pub struct ModuleError {
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ModuleErrorKind {
+    /// It says which kernel it was built for.
+    #[error("a module for Linux '{0}'; load it with --kernel")]
+    KernelModule(String),
     /// Longer than 64 MiB.
     #[error("{0} bytes long, more than 64 MiB")]
     TooLong(usize),

@@ -42,11 +42,14 @@ fn parse_module(bytes: &[u8], file_name: &str) -> Result<PatchModule, ModuleErro
         sections: header.sections(LE, bytes).map_err(malformed)?,
     };
     let (sections, kept) = sections::collect(&file)?;
+    let info = records::read_info(&sections);
+    if let Some((_, vermagic)) = info.iter().find(|(tag, _)| tag == "vermagic") {
+        return Err(ModuleErrorKind::KernelModule(vermagic.trim().to_owned()));
+    }
     let pre_code = sections::read_pre_code(&file)?;
     let mut symbols = symbols::collect(&file, &kept, &sections, pre_code.as_ref())?;
     sections::refuse_startup_code(&file, &symbols)?;
     let relocations = relocations::collect(&file, &kept, &sections, &mut symbols)?;
-    let info = records::read_info(&sections);
     let mut module = PatchModule {
         name: String::new(),
         required_builds: required_build::read(&info)?,

@@ -1,5 +1,6 @@
 //! The commands for the running kernel's own livepatch (`--kernel`).
 
+mod inspect;
 mod pin;
 mod show;
 mod transition;
@@ -19,6 +20,7 @@ use crate::render;
 use crate::wait::{self, OnTimeout, Waiting};
 use transition::KernelTransition;
 
+pub(crate) use inspect::inspect;
 pub(crate) use pin::{pin, unpin};
 pub(crate) use show::{list, log, status};
 
@@ -70,6 +72,11 @@ pub(crate) fn check(arguments: &CheckArguments, output: &Output) -> Result<Verdi
         output.line(&format!("  {}", render::printable(&problem)));
     }
     Ok(verdict)
+}
+
+/// The kernel module that a file is, if it is one.
+pub(crate) fn find_module(file: &ModuleFile) -> Option<KernelModule> {
+    read_module(file).ok()
 }
 
 fn read_module(file: &ModuleFile) -> Result<KernelModule, Failure> {

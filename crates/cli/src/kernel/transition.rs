@@ -14,6 +14,7 @@ pub(super) struct KernelTransition {
     kernel: Kernel,
     /// How often it was looked at.
     looks: u32,
+    /// How many there were then.
     tasks: u32,
 }
 
@@ -65,9 +66,10 @@ impl Transitioning for KernelTransition {
     fn retry(&mut self) -> Result<Option<TransitionStatus>, Failure> {
         self.looks += 1;
         let status = read_transition(&self.kernel, &self.kernel.patches());
-        if let Some(status) = &status {
-            self.tasks = status.total;
-        }
+        self.tasks = match &status {
+            Some(status) => status.total,
+            None => self.kernel.count_tasks(),
+        };
         Ok(status.map(|status| TransitionStatus {
             attempts: self.looks,
             ..status

@@ -8,6 +8,9 @@ use std::process::Command;
 use crate::sources::{HEADERS, KERNEL_TARGET, PATCHES};
 use engraft_guest::{Context, Failure};
 
+/// The file of a module that is refused for its kernel.
+const FOREIGN: &str = "foreign.ko";
+
 /// Builds the target and the livepatches for a kernel whose headers are installed; returns the
 /// files.
 pub(super) fn build_modules(version: &str, directory: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -44,5 +47,22 @@ pub(super) fn build_modules(version: &str, directory: &Path) -> Result<Vec<PathB
         );
         return Err(Failure::new(message));
     }
+    files.push(make_foreign(version, directory)?);
     Ok(files)
+}
+
+/// A livepatch that says that it was built for another kernel.
+fn make_foreign(version: &str, directory: &Path) -> Result<PathBuf, Failure> {
+    let (name, _) = PATCHES[0];
+    let path = directory.join(format!("{name}.ko"));
+    let mut bytes = fs::read(&path).context(path.display())?;
+    let told = format!("vermagic={version} ");
+    let found = bytes
+        .windows(told.len())
+        .position(|window| window == told.as_bytes());
+    let at = found.ok_or_else(|| Failure::new(format!("{name}.ko does not say {told}")))?;
+    bytes[at + "vermagic=".len()] = b'9';
+    let path = directory.join(FOREIGN);
+    fs::write(&path, bytes).context(path.display())?;
+    Ok(path)
 }

@@ -48,7 +48,7 @@ impl Pins {
             ErrorKind::NotFound => {
                 let reason = format!("its file {} has vanished", path.display());
                 Error::new(&context, Errno::ENOENT, reason)
-                    .with_help("pin it again, or remove the pin with 'engraft unpin'")
+                    .with_help("pin it again, or remove the pin with 'engraft unpin --kernel'")
             }
             _ => Error::of_io(&context, error),
         };
