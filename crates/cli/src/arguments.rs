@@ -79,7 +79,11 @@ pub(crate) enum Command {
     /// Let gdb or perf name patched functions and unwind through them
     Symbols(SymbolsArguments),
     /// Patch a bundled server under load, step by step
-    Demo,
+    Demo {
+        /// Draw the transition of the first replace, a row for each thread
+        #[arg(long, value_name = "FILE.svg")]
+        timeline: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +179,9 @@ pub(crate) struct LoadArguments {
     /// Load the module, but leave its patch disabled
     #[arg(long, conflicts_with_all = ["no_wait", "timeout", "on_timeout"])]
     pub(crate) no_enable: bool,
+    /// Draw the transition, a row for each thread
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["no_enable", "exe", "kernel"])]
+    pub(crate) timeline: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) waiting: WaitArguments,
 }

@@ -23,6 +23,7 @@ mod stack;
 mod status;
 mod symbols;
 mod target;
+mod timeline;
 mod wait;
 
 use std::process::ExitCode;
@@ -76,6 +77,6 @@ fn run(command: Command, output: &Output) -> Result<Verdict, Failure> {
         Command::Log(arguments) if arguments.target.kernel => kernel::log(&arguments, output),
         Command::Log(arguments) => log::run(&arguments, output),
         Command::Symbols(arguments) => symbols::run(&arguments, output),
-        Command::Demo => demo::run(output),
+        Command::Demo { timeline } => demo::run(timeline.as_deref(), output),
     }
 }

@@ -11,6 +11,7 @@ use crate::module_file::ModuleFile;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::target::{self, Target};
+use crate::timeline;
 use crate::wait::{self, OnTimeout, Waiting};
 
 /// A forced transition has nothing to wait for but its own completion.
@@ -28,6 +29,9 @@ pub(crate) fn load(arguments: &LoadArguments, output: &Output) -> Result<Verdict
     target::for_each(&arguments.target, output, |pid| {
         let started = Instant::now();
         let mut engine = Engine::open(pid)?;
+        if arguments.timeline.is_some() {
+            engine.keep_timeline();
+        }
         engine.load(&request)?;
         let patch = find_patch(pid, &module.name)?;
         warn_of_absent_objects(output, pid, patch.as_ref());
@@ -40,7 +44,7 @@ pub(crate) fn load(arguments: &LoadArguments, output: &Output) -> Result<Verdict
             ));
         }
         let waiting = arguments.waiting.waiting();
-        follow(
+        let verdict = follow(
             &mut engine,
             output,
             pid,
@@ -48,7 +52,11 @@ pub(crate) fn load(arguments: &LoadArguments, output: &Output) -> Result<Verdict
             "enabled",
             &waiting,
             started,
-        )
+        )?;
+        if let Some(path) = &arguments.timeline {
+            timeline::write(path, &module.name, &engine)?;
+        }
+        Ok(verdict)
     })
 }
 

@@ -264,3 +264,41 @@ fn every_process_of_a_program_is_served() {
     second.kill().unwrap();
     second.wait().unwrap();
 }
+
+/// The picture has a row for each thread: one is switched and switched back, one is held up.
+#[test]
+fn a_transition_is_drawn() {
+    let scene = Scene::set();
+    let picture = scene.path("picture.svg");
+    let arguments = [
+        "load",
+        &scene.module(),
+        "--timeout",
+        "1",
+        "--timeline",
+        picture.to_str().unwrap(),
+    ];
+    scene.run(3, &arguments);
+    let text = fs::read_to_string(&picture).unwrap();
+    let count = |what: &str| text.matches(what).count();
+    assert!(text.starts_with("<svg ") && text.ends_with("</svg>\n"));
+    assert!(text.contains(">fix: 2 threads</text>"), "{text}");
+    assert_eq!(count("class=\"name\""), 2);
+    assert_eq!(count("class=\"why\""), 1);
+    assert!(text.contains(">is in function linger</text>"));
+    assert!(text.contains("2 threads stand still together for "));
+    // The main thread ran the new code until the reversal; the other one never did.
+    assert_eq!(count("<title>new</title>"), 1, "{text}");
+    assert!(count("<title>old</title>") >= 3 && count("<title>held</title>") >= 1);
+    // Every element is closed.
+    let opened = count("<rect") + count("<text") + count("<title") + count("<path");
+    let closed = count("</rect>") + count("</text>") + count("</title>") + count("/>");
+    assert_eq!(opened, closed, "{text}");
+
+    let refused = engraft()
+        .args(["load", &scene.module(), "--exe", "/bin/true"])
+        .args(["--timeline", picture.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -19,6 +19,7 @@ use crate::migrate::Visited;
 use crate::objects::Objects;
 use crate::preview::{View, preview};
 use crate::status::{TransitionStatus, transition_status};
+use crate::timeline::Timeline;
 
 /// How often a module is looked at anew when something cannot be read.
 const LOOKS: u32 = 20;
@@ -36,6 +37,7 @@ pub struct Engine {
     sighted: u64,
     prepared: Option<Prepared>,
     visited: Visited,
+    timeline: Option<Timeline>,
 }
 
 struct Prepared {
@@ -60,6 +62,7 @@ impl Engine {
             sighted: u64::MAX,
             prepared,
             visited: Visited::default(),
+            timeline: None,
         };
         if engine.prepared.is_some() {
             engine.operate(|live, state| {
@@ -230,6 +233,17 @@ impl Engine {
         })
     }
 
+    /// From now on what is done to threads is kept.
+    pub fn keep_timeline(&mut self) {
+        self.timeline = Some(Timeline::new());
+    }
+
+    /// What was kept.
+    #[must_use]
+    pub fn timeline(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
+    }
+
     /// Threads that there were at the last pass, 0 before the first one.
     #[must_use]
     pub fn threads(&self) -> u32 {
@@ -280,6 +294,7 @@ impl Engine {
             places,
             records,
             visited: &mut self.visited,
+            timeline: self.timeline.as_mut(),
             session: None,
             in_init: None,
             matches: Matches::default(),

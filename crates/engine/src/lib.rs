@@ -36,6 +36,7 @@ mod sound;
 mod space;
 mod stacks;
 mod status;
+mod timeline;
 mod trial;
 mod unloading;
 
@@ -52,3 +53,4 @@ pub use status::{
     BlockerStatus, Direction, FunctionStatus, ObjectStatus, PatchState, PatchStatus, StateStatus,
     Status, TransitionStatus, read_status,
 };
+pub use timeline::{CommonStop, Look, Outcome, Timeline};

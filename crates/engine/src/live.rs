@@ -20,6 +20,7 @@ use crate::matching::Matches;
 use crate::migrate::Visited;
 use crate::objects::Objects;
 use crate::space::Span;
+use crate::timeline::Timeline;
 
 /// How often routes are looked at anew while libraries come and go.
 const ATTEMPTS: u32 = 20;
@@ -35,6 +36,8 @@ pub(crate) struct Live<'e> {
     pub(crate) places: &'e RuntimePlaces,
     pub(crate) records: &'e mut Records,
     pub(crate) visited: &'e mut Visited,
+    /// What happens to threads, if somebody wants to know.
+    pub(crate) timeline: Option<&'e mut Timeline>,
     /// The thread that runs code for us, while there is one.
     pub(crate) session: Option<Borrowed<'e>>,
     /// The module whose init function the borrowed thread is inside.

@@ -1,10 +1,10 @@
 //! Moving threads from one universe to the other, each by itself.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engraft_core::{
-    Blocker, ForbiddenRange, Pass, State, Switch, Token, Transition, Verdict, forbidden,
+    Blocker, ForbiddenRange, Pass, State, Switch, Token, Transition, Universe, Verdict, forbidden,
 };
 use engraft_process::{
     Asleep, Registers, StopOutcome, ThreadStat, count_threads, list_threads, read_asleep,
@@ -17,6 +17,8 @@ use crate::attached::Attached;
 use crate::error::Error;
 use crate::live::Live;
 use crate::stacks::{Stacks, unwind_registers};
+use crate::status::{Direction, explain};
+use crate::timeline::{Look, Outcome};
 
 /// How long a thread may take to stop; one in an uninterruptible sleep takes longer.
 const STOP_PATIENCE: Duration = Duration::from_millis(20);
@@ -168,7 +170,10 @@ impl Live<'_> {
             let switched = pass.switched;
             pass.blockers.clear();
             for (tid, stat) in remaining {
-                match self.visit(&rules, &mut unwinder, tid, &stat)? {
+                let began = Instant::now();
+                let blocker = self.visit(&rules, &mut unwinder, tid, &stat)?;
+                self.note_look(began, tid, &stat, transition.target, blocker.as_ref());
+                match blocker {
                     None => {
                         self.visited.done.insert(tid, stat.start_time);
                         self.visited.blocked.remove(&tid);
@@ -188,6 +193,29 @@ impl Live<'_> {
             .filter_map(|blocker| Some(self.visited.blocked.get(&blocker.tid)?.detail.clone()))
             .collect();
         Ok(pass)
+    }
+
+    fn note_look(
+        &mut self,
+        began: Instant,
+        tid: i32,
+        stat: &ThreadStat,
+        target: Universe,
+        blocker: Option<&Blocker>,
+    ) {
+        if let Some(timeline) = &mut self.timeline {
+            timeline.looks.push(Look {
+                tid,
+                comm: stat.comm.clone(),
+                began,
+                took: began.elapsed(),
+                heading: Direction::of(target),
+                outcome: match blocker {
+                    None => Outcome::Switched,
+                    Some(blocker) => Outcome::Blocked(explain(&blocker.verdict)),
+                },
+            });
+        }
     }
 
     /// Switches one thread, or says what is in the way.

@@ -116,6 +116,15 @@ pub enum Direction {
     Unpatched,
 }
 
+impl Direction {
+    pub(crate) fn of(target: Universe) -> Self {
+        match target {
+            Universe::Patched => Self::Patched,
+            Universe::Unpatched => Self::Unpatched,
+        }
+    }
+}
+
 /// A running transition.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TransitionStatus {
@@ -152,23 +161,28 @@ pub struct BlockerStatus {
 
 impl BlockerStatus {
     pub(crate) fn new(detail: &BlockerDetail) -> Self {
-        let (reason, function) = match &detail.blocker.verdict {
-            Verdict::Switched => ("can be switched".to_owned(), None),
-            Verdict::Running => (
-                "is running and could not be stopped at a safe place".to_owned(),
-                None,
-            ),
-            Verdict::Unreliable(why) => (format!("has an unreliable stack: {why}"), None),
-            Verdict::OnStack(name) => (format!("is in function {name}"), Some(name.clone())),
+        let function = match &detail.blocker.verdict {
+            Verdict::OnStack(name) => Some(name.clone()),
+            Verdict::Switched | Verdict::Running | Verdict::Unreliable(_) => None,
         };
         Self {
             tid: detail.blocker.tid,
             comm: detail.blocker.comm.clone(),
             state: detail.state,
-            reason,
+            reason: explain(&detail.blocker.verdict),
             function,
             stack: detail.stack.clone(),
         }
+    }
+}
+
+/// Why a thread cannot be switched, said of it.
+pub(crate) fn explain(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Switched => "can be switched".to_owned(),
+        Verdict::Running => "is running and could not be stopped at a safe place".to_owned(),
+        Verdict::Unreliable(why) => format!("has an unreliable stack: {why}"),
+        Verdict::OnStack(name) => format!("is in function {name}"),
     }
 }
 
@@ -219,10 +233,7 @@ pub(crate) fn transition_status(state: &State, records: &Records) -> Option<Tran
         patch: state
             .patch(transition.patch)
             .map_or_else(String::new, |patch| patch.name.clone()),
-        target: match transition.target {
-            Universe::Patched => Direction::Patched,
-            Universe::Unpatched => Direction::Unpatched,
-        },
+        target: Direction::of(transition.target),
         total: records.threads_seen,
         switched: records.threads_seen.saturating_sub(blockers.len() as u32),
         attempts: u32::try_from(transition.attempts).unwrap_or(u32::MAX),

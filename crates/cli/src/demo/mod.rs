@@ -21,13 +21,14 @@ use crate::output::Output;
 use fixes::FIXES;
 use report::Report;
 use server::Server;
-use story::STORY;
+use story::{FIRST_REPLACE, STORY, Stage};
 use traffic::Traffic;
 
 /// How long the load runs before the first step, and after each transition.
 const QUIET_TIME: Duration = Duration::from_secs(3);
 
-pub(crate) fn run(output: &Output) -> Result<Verdict, Failure> {
+/// `timeline` is where to draw the first replace.
+pub(crate) fn run(timeline: Option<&Path>, output: &Output) -> Result<Verdict, Failure> {
     let directory = tempfile::Builder::new()
         .prefix("engraft-demo-")
         .tempdir()
@@ -42,7 +43,13 @@ pub(crate) fn run(output: &Output) -> Result<Verdict, Failure> {
     );
 
     let mut report = Report::default();
-    let told = tell(directory.path(), &server, &traffic, &mut report, output);
+    let stage = Stage {
+        directory: directory.path(),
+        server: &server,
+        traffic: &traffic,
+        quiet: output.json,
+    };
+    let told = tell(&stage, timeline, &mut report, output);
     let log = engraft_engine::read_log(server.pid());
     let finished = finish(server, traffic, &mut report);
     show(output, &report, log.as_deref().unwrap_or_default());
@@ -73,19 +80,18 @@ fn build_all(directory: &Path, output: &Output) -> Result<PathBuf, Failure> {
 
 /// Plays the steps one after the other.
 fn tell(
-    directory: &Path,
-    server: &Server,
-    traffic: &Traffic,
+    stage: &Stage<'_>,
+    timeline: Option<&Path>,
     report: &mut Report,
     output: &Output,
 ) -> Result<(), Failure> {
-    run_quietly(server, report)?;
-    for step in &STORY {
-        let outcome = step.play(directory, server, traffic, output.json)?;
+    run_quietly(stage.server, report)?;
+    for (index, step) in STORY.iter().enumerate() {
+        let outcome = step.play(stage, timeline.filter(|_| index == FIRST_REPLACE))?;
         say(output, &outcome.describe());
         report.steps.push(outcome);
         if step.has_transition() {
-            run_quietly(server, report)?;
+            run_quietly(stage.server, report)?;
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ use super::traffic::Traffic;
 use crate::failure::{Failure, Verdict};
 use crate::module_file::ModuleFile;
 use crate::progress::Progress;
+use crate::timeline;
 use crate::wait::{self, Ending, OnTimeout, Waiting};
 
 /// A worker is between two requests every other moment, so this is ample.
@@ -21,6 +22,19 @@ const WAITING: Waiting = Waiting {
     timeout: Duration::from_secs(15),
     on_timeout: OnTimeout::Reverse,
 };
+
+/// Where the story is played.
+pub(super) struct Stage<'a> {
+    /// Where the modules are.
+    pub(super) directory: &'a Path,
+    pub(super) server: &'a Server,
+    pub(super) traffic: &'a Traffic,
+    /// No progress is shown.
+    pub(super) quiet: bool,
+}
+
+/// The step in which one cumulative patch replaces another.
+pub(super) const FIRST_REPLACE: usize = 1;
 
 /// What is done, step by step.
 pub(super) const STORY: [Step; 9] = [
@@ -110,18 +124,19 @@ impl Step {
         self.from != self.to
     }
 
-    /// Does it, and makes sure that it is done.
+    /// Does it, and makes sure that it is done. Its transition is drawn in `timeline`.
     pub(super) fn play(
         &self,
-        directory: &Path,
-        server: &Server,
-        traffic: &Traffic,
-        quiet: bool,
+        stage: &Stage<'_>,
+        timeline: Option<&Path>,
     ) -> Result<StepOutcome, Failure> {
+        let Stage {
+            server, traffic, ..
+        } = stage;
         server.take_longest_gap()?;
         traffic.expect(&[self.from, self.to]);
         let started = Instant::now();
-        let threads = self.perform(server.pid(), directory, started, quiet)?;
+        let threads = self.perform(stage, timeline, started)?;
         let elapsed = started.elapsed();
         traffic.expect(&[self.to]);
         let gap = server.take_longest_gap()?;
@@ -138,17 +153,23 @@ impl Step {
     /// Holds the engine only as long as a command would; returns how many threads moved.
     fn perform(
         &self,
-        pid: i32,
-        directory: &Path,
+        stage: &Stage<'_>,
+        timeline: Option<&Path>,
         started: Instant,
-        quiet: bool,
     ) -> Result<u32, Failure> {
-        let mut engine = Engine::open(pid)?;
-        self.act(&mut engine, directory)?;
+        let mut engine = Engine::open(stage.server.pid())?;
+        if timeline.is_some() {
+            engine.keep_timeline();
+        }
+        self.act(&mut engine, stage.directory)?;
         if !self.has_transition() {
             return Ok(0);
         }
-        self.wait(&mut engine, started, quiet)
+        let threads = self.wait(&mut engine, started, stage.quiet)?;
+        if let Some(path) = timeline {
+            timeline::write(path, self.title, &engine)?;
+        }
+        Ok(threads)
     }
 
     fn act(&self, engine: &mut Engine, directory: &Path) -> Result<(), Failure> {

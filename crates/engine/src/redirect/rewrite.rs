@@ -11,6 +11,7 @@ use engraft_process::{
 
 use crate::error::Error;
 use crate::live::Live;
+use crate::timeline::CommonStop;
 
 /// How long a common stop is tried again when a thread does not stop or stands inside bytes to
 /// be overwritten and cannot be moved, or a process runs there that shares the memory.
@@ -206,7 +207,16 @@ impl Live<'_> {
                 .memory
                 .write_through(writer, edit.site, &edit.wanted)?;
         }
-        held.release()?;
+        let report = held.release()?;
+        if let Some(timeline) = &mut self.timeline {
+            timeline.stops.push(CommonStop {
+                began: Instant::now()
+                    .checked_sub(report.held)
+                    .unwrap_or(timeline.began),
+                held: report.held,
+                threads: report.threads,
+            });
+        }
         Ok(Ok(()))
     }
 
