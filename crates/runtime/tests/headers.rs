@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engraft_abi::{
-    KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, KlpStateCallbacks, MODULE_NAME_LEN,
-    Module, ModuleState, PARAM_ARRAY, ParamKind, ParamRecord,
+    HEADERS_VERSION, KlpCallbacks, KlpFunc, KlpObject, KlpPatch, KlpState, KlpStateCallbacks,
+    MODULE_NAME_LEN, Module, ModuleState, PARAM_ARRAY, ParamKind, ParamRecord,
 };
 use object::read::elf::ElfFile64;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
@@ -308,7 +308,9 @@ fn a_module_gets_its_sections_and_symbols() {
             .map(str::to_owned)
             .collect();
         info.sort();
+        let version = format!("engraft={HEADERS_VERSION}");
         let expected = [
+            &*version,
             "license=Dual MIT/Apache-2.0",
             "livepatch=Y",
             "parm=text:some text",
