@@ -38,6 +38,10 @@ fn find_problem(file: &SourceFile, link: &str, files: &[SourceFile]) -> Option<&
         let is_directory = files.iter().any(|file| file.path.starts_with(&prefix));
         return (!is_directory).then_some("there is no such file");
     };
+    if found.has_extension("rs") {
+        let exists = anchor.is_empty() || found.text.contains(&format!("fn {anchor}("));
+        return (!exists).then_some("there is no such function");
+    }
     let exists = anchor.is_empty() || anchors_of(&found.text).any(|found| found == anchor);
     (!exists).then_some("there is no such heading")
 }
@@ -87,6 +91,7 @@ mod tests {
             SourceFile::sample("docs/a.md", text),
             SourceFile::sample("docs/b.md", "# Title\n## The `replace` flag\n"),
             SourceFile::sample("samples/x.c", ""),
+            SourceFile::sample("tests/y.rs", "#[test]\nfn it_works() {}\n"),
         ];
         check(&page, &files).iter().map(|f| f.to_string()).collect()
     }
@@ -94,17 +99,18 @@ mod tests {
     #[test]
     fn good_links_are_quiet() {
         let text = "# Here\n[b](b.md) [flag](b.md#the-replace-flag) [here](#here)\n\
-                    [x](../samples/x.c) [all](../samples) [web](https://example.com/none)\n";
+                    [x](../samples/x.c) [all](../samples) [test](../tests/y.rs#it_works) [web](https://example.com/none)\n";
         assert_eq!(problems(text), Vec::<String>::new());
     }
 
     #[test]
     fn bad_links_are_found() {
-        let text = "[c](c.md)\n[no](b.md#nothing)\n[out](../../x.md)\n";
+        let text = "[c](c.md)\n[no](b.md#nothing)\n[out](../../x.md)\n[t](../tests/y.rs#works)\n";
         let found = problems(text);
-        assert_eq!(found.len(), 3);
+        assert_eq!(found.len(), 4);
         assert_eq!(found[0], "docs/a.md:1: link `c.md`: there is no such file");
         assert!(found[1].ends_with("there is no such heading"));
         assert!(found[2].ends_with("leads out of the repository"));
+        assert!(found[3].ends_with("there is no such function"));
     }
 }
