@@ -93,6 +93,9 @@ Options:
       --no-enable
           Load the module, but leave its patch disabled
 
+      --timeline <FILE.svg>
+          Draw the transition, a row for each thread
+
       --no-wait
           Return at once; the transition may still be running
 
